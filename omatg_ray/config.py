@@ -17,7 +17,15 @@ from omatg_ray.reward.settings import RewardSettings
 from omatg_ray.rl.settings import AdvantageSettings, LearnerSettings, ObjectiveSettings, RolloutSettings
 from omatg_ray.run.config_file import read_tree
 from omatg_ray.run.location import Location, is_bundled
-from omatg_ray.run.location_keys import CrystalsLocation, Kind, ModelLocation, RunLocation, ScheduleLocation, relocate
+from omatg_ray.run.location_keys import (
+    CrystalsLocation,
+    Kind,
+    LocalFile,
+    ModelLocation,
+    RunLocation,
+    ScheduleLocation,
+    relocate,
+)
 from omatg_ray.run.tracking import Tracker
 from omatg_ray.settings import FIELDS, FieldName, Settings
 from omatg_ray.tree import dump
@@ -67,16 +75,24 @@ class RandomFormulas(Settings):
     elements: list[str] = Field(min_length=1, description="symbols of the elements to take")
     count: int = Field(1000, ge=1, description="how many formulas")
     kinds: list[PositiveInt] = Field(
-        [2, 3], min_length=1, description="numbers of elements of a formula, drawn equally often"
+        [2, 3], min_length=1, description="numbers of elements of a formula, which take turns while there are any"
     )
     atoms: int = Field(20, ge=1, description="most atoms of a cell")
+
+    @model_validator(mode="after")
+    def _enough_elements(self) -> RandomFormulas:
+        if len(set(self.elements)) < len(self.elements):
+            raise ValueError(f"elements: one is named twice in {', '.join(self.elements)}")
+        if max(self.kinds) > len(self.elements):
+            raise ValueError(f"kinds: {len(self.elements)} elements make no formula of {max(self.kinds)}; lower kinds")
+        return self
 
 
 class CompositionSettings(Settings):
     """Cells to sample, in place of those of the training crystals. Energies need no references."""
 
     formulas: list[str] = Field([], description="formulas, such as [TiO2, SrTiO3]")
-    file: CrystalsLocation | None = Field(None, description="text file of formulas, one per line; or its URL")
+    file: LocalFile | None = Field(None, description="text file of formulas, one per line")
     random: RandomFormulas | None = Field(None, description="formulas to draw over some elements")
     z: list[PositiveInt] = Field(
         [1], min_length=1, description="formula units per cell; every formula is sampled with each"
@@ -323,6 +339,11 @@ class Config(Settings):
             raise ValueError(
                 "objective.replay.relax: relaxing needs a potential; name one (reward.potential=...), or set "
                 "objective.replay.relax=0"
+            )
+        if replay is not None and replay.energies is not None and not self.reward.is_energy:
+            raise ValueError(
+                "objective.replay.energies: they rank known crystals in eV/atom, and found ones are compared with them "
+                "by the reward, so it has to be the energy alone (reward.weights={energy: 1}); set it to null"
             )
         if by is None and replay is None and not self.by_policy:
             raise ValueError(

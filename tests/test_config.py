@@ -267,6 +267,16 @@ def test_a_replay_relaxes_with_a_potential() -> None:
     assert load("objective.replay={relax: 0}", *without).objective.replay is not None
 
 
+def test_energies_rank_known_crystals_beside_rewards_that_are_energies() -> None:
+    energies = "objective.replay={relax: 0, energies: dft}"
+    assert load(energies).objective.replay is not None
+    with pytest.raises(ConfigError, match=r"objective\.replay: energies: they rank known crystals; set known=true"):
+        load("objective.replay={relax: 0, energies: dft, known: false}")
+    for weights in ("{energy: 2}", "{energy: 1, non_triclinic: 1}"):
+        with pytest.raises(ConfigError, match=r"objective\.replay\.energies: .*reward\.weights={energy: 1}"):
+            load(energies, f"reward.weights={weights}")
+
+
 def test_what_is_learned_by_policy_gradient() -> None:
     by_gradient = "objective.reward_gradient={transitions: 3}"
     assert load().by_policy and load(by_gradient, "reward.weights={energy: 1, crmse: 0.1}").by_policy

@@ -72,7 +72,7 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
         metavar="W,...",
         help="strength of what reinforcement changed: 0 is the base, 1 the model as trained (default), more goes "
         "further in that direction, below 0 away from it; crystals take turns with several: 2:7,-1 (seven of 2, then "
-        "one of -1) finds more polymorphs than 2"
+        "one of -1) finds more polymorphs than 2; if the first is below 0, write --guidance=-1,2"
         f"{'; repeat it for several rows' if several else ''}",
     )
     sub.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="seed of start and noise (default 0)")

@@ -142,7 +142,7 @@ def _weights(options: GenerateOptions, indices: Sequence[int]) -> list[dict[str,
     """Return the weight of guidance of each crystal, by the name of its column; nothing without guidance."""
     if options.sampling.guidance == UNGUIDED:
         return [{}] * len(indices)
-    return [{"guidance": weight} for weight in options.sampling.weights(options.seed, indices).tolist()]
+    return [{"guidance": weight} for weight in options.sampling.weights(indices).tolist()]
 
 
 def _cells(options: GenerateOptions) -> list[tuple[tuple[str, int] | None, list[int]]]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import product
+from itertools import combinations, islice, product
 
 from pymatgen.core import Element
 
 MOST_UNITS = 6
 """Largest number of atoms of an element in a formula."""
-TRIALS = 2000
-"""Formulas tried for each that is asked for, before giving up."""
+MOST_SYSTEMS = 20_000
+"""Chemical systems of one number of elements that are looked at."""
 
 
 def random_formulas(
@@ -21,29 +21,65 @@ def random_formulas(
 ) -> list[dict[str, int]]:
     """Draw different reduced formulas that are charge-neutral with common oxidation states, or of metals alone.
 
+    Every chemical system gives one formula before any gives two, and numbers of elements take turns, as long as there
+    are any.
+
     Args:
-        elements: Symbols to take elements from.
-        kinds: Numbers of elements of a formula, of which each is drawn equally often.
+        elements: Different symbols to take elements from.
+        kinds: Numbers of elements of a formula.
         atoms: Most atoms of a formula.
-        count: How many formulas; fewer if no more are found.
+        count: How many formulas; fewer if there are no more.
         seed: Decides which.
 
     Returns:
-        Atoms by symbol, in the order in which they were drawn.
+        Atoms by symbol.
     """
     rng = random.Random(seed)
-    found: dict[tuple[tuple[str, int], ...], None] = {}
-    possible = [n for n in kinds if n <= min(len(elements), atoms)]
-    for _ in range(TRIALS * count if possible else 0):
-        chosen = rng.sample(list(elements), rng.choice(possible))
-        counts = [rng.randint(1, MOST_UNITS) for _ in chosen]
-        if sum(counts) > atoms or (len(chosen) > 1 and math.gcd(*counts) > 1):
-            continue
-        if is_metallic(chosen) or is_neutral(chosen, counts):
-            found.setdefault(tuple(sorted(zip(chosen, counts, strict=True))))
-            if len(found) == count:
-                break
-    return [dict(formula) for formula in found]
+    sources = [_formulas(_systems(elements, n, rng), atoms, rng) for n in dict.fromkeys(kinds)]
+    found: list[dict[str, int]] = []
+    while sources and len(found) < count:
+        for source in list(sources):
+            formula = next(source, None)
+            if formula is None:
+                sources.remove(source)
+            elif len(found) < count:
+                found.append(formula)
+    return found
+
+
+def _systems(elements: Sequence[str], n: int, rng: random.Random) -> list[tuple[str, ...]]:
+    """Return chemical systems of n elements in random order."""
+    if math.comb(len(elements), n) <= MOST_SYSTEMS:
+        systems = list(combinations(elements, n))
+        rng.shuffle(systems)
+        return systems
+    drawn = dict.fromkeys(tuple(sorted(rng.sample(list(elements), n))) for _ in range(2 * MOST_SYSTEMS))
+    return list(islice(drawn, MOST_SYSTEMS))
+
+
+def _formulas(systems: Sequence[tuple[str, ...]], atoms: int, rng: random.Random) -> Iterator[dict[str, int]]:
+    """Yield formulas in rounds, one of each system that has any left."""
+    left: list[Iterator[dict[str, int]]] = [_of_system(symbols, atoms, rng) for symbols in systems]
+    while left:
+        following = []
+        for formulas in left:
+            if (formula := next(formulas, None)) is not None:
+                following.append(formulas)
+                yield formula
+        left = following
+
+
+def _of_system(symbols: tuple[str, ...], atoms: int, rng: random.Random) -> Iterator[dict[str, int]]:
+    """Yield the formulas of a chemical system in random order."""
+    metallic = is_metallic(symbols)
+    allowed = [
+        counts
+        for counts in product(range(1, MOST_UNITS + 1), repeat=len(symbols))
+        if sum(counts) <= atoms and math.gcd(*counts) == 1 and (metallic or is_neutral(symbols, counts))
+    ]
+    rng.shuffle(allowed)
+    for counts in allowed:
+        yield dict(zip(symbols, counts, strict=True))
 
 
 def is_neutral(symbols: Sequence[str], counts: Sequence[int]) -> bool:

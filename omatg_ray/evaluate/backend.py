@@ -64,6 +64,7 @@ class Block:
         comparisons: Crystals to match them with; None matches nothing.
         chunk_pairs: Ordered pairs of atoms per network call.
         relax: Most steps of a relaxation, after which they are measured once more; 0 relaxes nothing.
+        turns: Turn of each crystal among the weights of guidance; None: its identity.
     """
 
     species: Sequence[Sequence[int]]
@@ -73,11 +74,14 @@ class Block:
     comparisons: Comparisons | None = None
     chunk_pairs: int = CHUNK_PAIRS
     relax: int = 0
+    turns: Sequence[int] | None = None
 
     def generate(self, model: FlowModel) -> tuple[CrystalBatch, Spent]:
         """Generate the crystals, on the CPU, and say what that took."""
         start, processor = time.perf_counter(), time.process_time()
-        crystals = model.generate(self.species, self.sampling, self.seed, self.indices, self.chunk_pairs, judged=True)
+        crystals = model.generate(
+            self.species, self.sampling, self.seed, self.indices, self.chunk_pairs, turns=self.turns, judged=True
+        )
         return crystals, Spent(time.perf_counter() - start, time.process_time() - processor)
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -68,7 +68,8 @@ class Case:
         noise, solver, guidance = self.sampling.noise, self.sampling.solver, self.sampling.guidance
         unusual = [*(["policy noise"] if noise == "policy" else []), *([] if solver == EULER else [solver])]
         if guidance != UNGUIDED:
-            shares = ",".join(f"{w:g}:{n}" if n > 1 else f"{w:g}" for w, n in Counter(guidance).items())
+            runs = ((weight, len(list(same))) for weight, same in groupby(guidance))
+            shares = ",".join(f"{weight:g}:{n}" if n > 1 else f"{weight:g}" for weight, n in runs)
             unusual.append(f"guidance {shares}")
         return ", ".join([self.schedule_name, *unusual])
 

@@ -330,6 +330,8 @@ class Evaluator:
     def _plan_blocks(self, sampling: Sampling, compared: bool) -> list[Block]:
         """Plan the blocks to generate and, if `compared`, the crystals to compare them with; sample by sample."""
         seeds = [self.seed, *(seed_of(self.seed, "sample", number) for number in range(1, self.samples))]
+        # Where a reference begins is random, since rows at equal distances could all have the same turn.
+        first = [seed_of(self.seed, "turn", row) for row in self._rows]
         return [
             Block(
                 species=[self._species[row] for row in rows],
@@ -339,8 +341,9 @@ class Evaluator:
                 comparisons=Comparisons.among(self.known.crystals, pairs) if compared else None,
                 chunk_pairs=self.chunk_pairs,
                 relax=self.relax,
+                turns=[first[row] + number for row in rows],
             )
-            for seed in seeds
+            for number, seed in enumerate(seeds)
             for rows, pairs in zip(self._blocks, self._pairs, strict=True)
         ]
 

@@ -271,6 +271,7 @@ class FlowModel:
         indices: Sequence[int] | None = None,
         chunk_pairs: int = CHUNK_PAIRS,
         *,
+        turns: Sequence[int] | None = None,
         judged: bool = False,
     ) -> CrystalBatch:
         """Generate one crystal for each list of atomic numbers, packed, on the CPU.
@@ -286,6 +287,7 @@ class FlowModel:
             seed: Seed of x_0 and noise.
             indices: Identity of each structure; by default its index in the list.
             chunk_pairs: Ordered pairs of atoms per network call; bounds memory.
+            turns: Turn of each structure among the weights of guidance; by default its identity.
             judged: Whether the caller has warned already, for all of its crystals at once.
 
         Raises:
@@ -310,14 +312,15 @@ class FlowModel:
         if not species:
             return CrystalBatch.from_structures([])
         seeds = [seed_of(seed, "structure", index) for index in keys]
+        turns = keys if turns is None else turns
         parts = []
         for chunk in chunks_by_pairs([len(z) for z in species], chunk_pairs):
-            chunk_seeds, chunk_keys = [seeds[i] for i in chunk], [keys[i] for i in chunk]
+            chunk_seeds = [seeds[i] for i in chunk]
             x_0 = self.description.base_distribution.sample([species[i] for i in chunk], chunk_seeds).to(self.device)
             fields = policy.active if sampling.noise == "policy" else ()
             of_chunk = policy
             if sampling.guidance != UNGUIDED:
-                of_chunk = policy.guided(sampling.weights(seed, chunk_keys).to(self.device))
+                of_chunk = policy.guided(sampling.weights([turns[i] for i in chunk]).to(self.device))
             draws = draw_noise(x_0, sampling.steps, chunk_seeds, fields, policy.drift.per_structure)
             jumps = None
             if path is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, get_args
@@ -43,18 +44,17 @@ class Sampling:
     solver: Solver = EULER
     guidance: tuple[float, ...] = UNGUIDED
 
-    def weights(self, seed: int, indices: Sequence[int]) -> Tensor:
-        """Return the weights of guidance of some crystals (B,), float32.
+    def __post_init__(self) -> None:
+        weights = tuple(map(float, self.guidance))
+        if not weights or not all(map(math.isfinite, weights)):
+            raise ModelError(f"guidance: give one or more finite weights, not {self.guidance!r}")
+        object.__setattr__(self, "guidance", weights)
 
-        Indices take turns, beginning where the seed says. So neighbours share out the weights as they were given, and
-        a crystal has another one with another seed.
-        """
+    def weights(self, turns: Sequence[int]) -> Tensor:
+        """Return the weights of guidance of crystals with these turns (B,), float32."""
         import torch
 
-        from omatg_ray.seeding import generator
-
-        first = int(torch.randint(len(self.guidance), (), generator=generator(seed, "guidance")))
-        return torch.tensor([self.guidance[(first + index) % len(self.guidance)] for index in indices])
+        return torch.tensor([self.guidance[turn % len(self.guidance)] for turn in turns])
 
     def schedule_of(self, model: FlowModel) -> Schedule | None:
         """Return the schedule that a model generates with."""
@@ -74,7 +74,8 @@ class Sampling:
         if self.guidance != UNGUIDED and "policy" not in model.learned:
             kind = "its schedule alone was learned" if model.description.active else "it is a base model"
             raise ModelError(
-                f"guidance: it strengthens or weakens what reinforcement changed in a network, and {kind}; leave it out"
+                f"guidance: it strengthens or weakens what reinforcement changed in a network, and {kind}; leave it "
+                "out (the base of a reinforced model is that model with guidance 0)"
             )
         if self.solver == EULER:
             return

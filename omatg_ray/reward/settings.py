@@ -156,6 +156,11 @@ class RewardSettings(_WithOptions):
         return rewarded == {ENERGY} and not self.relax_steps
 
     @property
+    def is_energy(self) -> bool:
+        """Return whether the reward is minus the energy in eV/atom."""
+        return self.energy_alone and self.weighted[ENERGY] == 1.0
+
+    @property
     def differentiable(self) -> dict[str, bool]:
         """Return of every reward with a weight above 0 whether it has a gradient; relaxed energies have none."""
         known = {

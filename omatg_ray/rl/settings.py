@@ -203,7 +203,7 @@ class FlowMatchingSettings(Settings):
 
 
 class ReplaySettings(Settings):
-    """Flow matching on the best crystals found so far: expert iteration (docs/gradients.md)."""
+    """Flow matching on the best crystals known and found (docs/polymorphs.md)."""
 
     crystals: int = Field(
         64, ge=1, description="examples per update (learner.epochs an iteration), of compositions in turn"
@@ -232,6 +232,12 @@ class ReplaySettings(Settings):
     weight: FieldWeights = Field(
         FieldWeights(pos=1.0, cell=0.05), description="weight of the squared error of the velocity, as flow_matching's"
     )
+
+    @model_validator(mode="after")
+    def _ranks_what_is_known(self) -> ReplaySettings:
+        if self.energies is not None and not self.known:
+            raise ValueError("energies: they rank known crystals; set known=true, or leave them out")
+        return self
 
 
 class ObjectiveSettings(Settings):

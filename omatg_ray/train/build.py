@@ -87,8 +87,13 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
         refuse_without_references(config, start)
         cells = asked_cells(config.compositions, config.seed)
     sampled, sizes = frozenset(z for cell in cells for z in cell), frozenset(map(len, cells))
+    replay = config.objective.replay
+    if config.objective.flow_matching is not None or (replay is not None and replay.known):
+        sampled, sizes = sampled | split.train.elements, sizes | split.train.sizes
     elements = sampled | split.train.elements | split.val.elements | split.test.elements
     if potential is not None:
+        if config.compositions is not None:
+            potential.require_elements(z for cell in cells for z in cell)
         require_known(potential, elements)
     scorers = build_scorers(config.reward, split.train, (split.val, split.test), device, potential)
     if scorers.energy is not None and scorers.second_fingerprint == scorers.energy.potential.fingerprint:
@@ -103,7 +108,7 @@ def build_run(config: Config, progress: bool = False) -> RunComponents:
     if config.compositions is not None:
         model.description.provenance["compositions"] = digest(cells)
     parts = RunComponents(start, model, split, scorers, cells)
-    refuse_unranked(config, split.val)
+    refuse_unranked(config, start, split.val)
     refuse_coarse(config, parts)
     parts.known_energies(config)  # refuses a column that is not there
     return parts

@@ -11,7 +11,6 @@ from omatg_ray.config import CompositionSettings, RandomFormulas
 from omatg_ray.crystal.formula import MAX_ATOMS_PER_CELL, cell_species, parse_formula, read_formulas
 from omatg_ray.crystal.random_formulas import random_formulas
 from omatg_ray.errors import ConfigError, FormulaError
-from omatg_ray.run.storage import local_copy
 
 
 def asked_cells(asked: CompositionSettings, seed: int) -> list[list[int]]:
@@ -24,13 +23,11 @@ def asked_cells(asked: CompositionSettings, seed: int) -> list[list[int]]:
     Raises:
         ConfigError: No formula can be drawn, or a formula cannot be parsed or makes too large a cell.
         DataError: The file cannot be read.
-        StorageError: Its URL cannot be reached.
     """
     formulas = list(asked.formulas)
     try:
         if asked.file is not None:
-            with local_copy(asked.file) as path:
-                formulas += read_formulas(path)
+            formulas += read_formulas(asked.file)
         cells = [cell_species(formula, z) for formula in formulas for z in asked.z]
     except FormulaError as error:
         raise ConfigError(f"compositions: {error}") from error
@@ -74,4 +71,7 @@ def _drawn(settings: RandomFormulas, units: list[int], seed: int) -> list[list[i
 
 def _distinct(cells: Iterable[list[int]]) -> list[list[int]]:
     """Return the cells without those that have the atoms of an earlier one."""
-    return list({tuple(sorted(cell)): cell for cell in reversed(list(cells))}.values())[::-1]
+    found: dict[tuple[int, ...], list[int]] = {}
+    for cell in cells:
+        found.setdefault(tuple(sorted(cell)), cell)
+    return list(found.values())

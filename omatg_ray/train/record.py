@@ -24,6 +24,8 @@ MAY_CHANGE = (
     "base", "data.file", "data.train", "data.val", "data.test", "data.on_error", "reward.potential",
     "reward.second_potential", "reward.workers",
 )  # fmt: skip
+# What the best score so far was measured by.
+MUST_STAY = ("validation.best",)
 
 
 def describe_run(folder: RunFolder, config: Config, split: Split) -> None:
@@ -60,7 +62,8 @@ def refuse_changes(folder: RunFolder, config: Config) -> None:
     # The content of a reward's files decides, not where they are; `reward.build.fingerprint` compares it.
     files = {key for key, (_, kind) in locations(config).items() if kind == "file"}
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not (key.startswith(MAY_CHANGE) or key in files):
+        may = key not in MUST_STAY and (key.startswith(MAY_CHANGE) or key in files)
+        if old.get(key) != new.get(key) and not may:
             raise ConfigError(
                 f"{key}: the run was started with {old.get(key)}, not {new.get(key)}, and resuming "
                 f"cannot change that; start a new run for it (a resumed one may change {', '.join(MAY_CHANGE)})"

@@ -74,14 +74,20 @@ def refuse_without_references(config: Config, model: FlowModel) -> None:
             )
 
 
-def refuse_unranked(config: Config, val: CrystalDataset) -> None:
+def refuse_unranked(config: Config, model: FlowModel, val: CrystalDataset) -> None:
     """Refuse to choose checkpoints by the lowest of several polymorphs where nothing is known of any.
 
     Raises:
-        ConfigError: No validation crystal has several polymorphs, or nothing says which is the lowest.
+        ConfigError: The model generates species, no validation crystal has several polymorphs, or nothing says which is
+            the lowest.
     """
     if config.validation.best != "match_lowest":
         return
+    if model.generates_species:
+        raise ConfigError(
+            f"validation.best=match_lowest: {config.base} generates species, and its crystals are not matched; leave "
+            "the key out"
+        )
     if config.reward.potential is None:
         raise ConfigError("validation.best=match_lowest: reward.potential says which polymorph is the lowest; name one")
     if not Polymorphs(val.crystals, spread_rows(len(val), config.validation.limit)).n_polymorphic:

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +239,7 @@ class TrialRun:
         if not own:
             # Earlier checkpoints of the other trial are in its own folder, so this one counts as the best.
             best = True
-            done = Progressed(done.iteration, math.inf if about["score"] is None else about["score"], done.learner)
+            done = replace(done, best=math.inf if about["score"] is None else about["score"])
         write_bytes(folder.metrics_path, (path / METRICS).read_bytes())
         folder.forget_checkpoints(lambda name: not own or iteration_of(name) > done.iteration)
         save(folder, model, done, self._config.checkpoint.keep, best)

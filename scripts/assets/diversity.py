@@ -32,7 +32,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.metrics import mean_interval, paired_interval
-from omatg_ray.evaluate.polymorphs import Polymorphs
+from omatg_ray.evaluate.polymorphs import Polymorphs, lowest_of
 from omatg_ray.evaluate.relaxation import relax_all
 from omatg_ray.evaluate.unique import find_unique
 from omatg_ray.model.flow_model import FlowModel
@@ -166,8 +166,11 @@ def measure(
     matched = [sum(group * k + m in closest for m in members) / k for group in range(len(groups))]
 
     def shares(energies: list[float]) -> list[float]:
-        lowest = [min(places, key=energies.__getitem__) for places in groups]
-        return [sum(closest.get(group * k + m) == low for m in members) / k for group, low in enumerate(lowest)]
+        lowest = lowest_of(groups, dict(enumerate(energies)))
+        return [
+            sum(low is not None and closest.get(group * k + m) == low for m in members) / k
+            for group, low in enumerate(lowest)
+        ]
 
     found = distance.keys()
     coverage = [

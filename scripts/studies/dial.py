@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections import Counter
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from typing import Any
 def label(name: str) -> str:
     """Return the guidance of a row as it is given to commands: of 'runs/x (2.0, 2.0, -1.0)' 2:2,-1."""
     found = re.fullmatch(r".* \(([-\d., ]+)\)", name)
-    counts = Counter(map(float, found[1].rstrip(",").split(",")) if found else [1.0])
-    return ",".join(f"{weight:g}:{n}" if n > 1 else f"{weight:g}" for weight, n in counts.items())
+    weights = map(float, found[1].rstrip(",").split(",")) if found else [1.0]
+    runs = ((weight, len(list(same))) for weight, same in groupby(weights))
+    return ",".join(f"{weight:g}:{n}" if n > 1 else f"{weight:g}" for weight, n in runs)
 
 
 def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
@@ -47,10 +48,12 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
             alpha=0.9,
         )
         ax.annotate(label(name), (x, y), xytext=(5, 5), textcoords="offset points", fontsize=9)
-    samples, compositions = (next(iter(rows.values()))[key] for key in ("k", "compositions"))
+    (samples, compositions), *others = {(row["k"], row["compositions"]) for row in rows.values()}
+    if others:
+        raise SystemExit("dial.py: the results are of other numbers of samples or compositions; measure them alike")
     ax.set_xlabel(f"share of the known polymorphs found by {samples} samples")
     ax.set_ylabel("share of samples that are the lowest one")
-    ax.set_title(f"guidance, {compositions} compositions that were not trained on", fontsize=10)
+    ax.set_title(f"guidance, {compositions} compositions", fontsize=10)
     figure.savefig(path)
 
 

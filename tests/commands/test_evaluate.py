@@ -85,6 +85,24 @@ def test_one_seed_gives_one_result_whatever_the_workers(
     assert first["per_structure"] != other["per_structure"]
 
 
+def test_guidance_is_a_row_each_and_0_is_the_base(
+    trained: TrainResult, base: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    words = ["--data", workshop.data, "--limit", 3, "--potential", workshop.potential]
+    rows = [word for weights in ("0", "1", "2:2,-1") for word in ("--guidance", weights)]
+    found, _ = compared(command, tmp_path, trained.model, *words, "--steps", 4, *rows)
+    assert [case["schedule"] for case in found["cases"]] == ["own, guidance 0", "own", "own, guidance 2:2,-1"]
+    of_base, of_model, guided = (
+        evaluated(command, tmp_path / "one.json", *asked, *words, "--workers", 0)["per_structure"]["energy_per_atom"]
+        for asked in ((base,), (trained.model,), (trained.model, "--guidance", 0))
+    )
+    assert guided == pytest.approx(of_base) and guided != pytest.approx(of_model)
+    options: dict[str, Any] = {"steps": 4, "limit": 3, "workers": 0, "guidance": [0]}
+    once = og.evaluate(trained.model, workshop.data, potential=str(workshop.potential), **options)
+    assert once.as_dict()["per_structure"]["energy_per_atom"] == pytest.approx(of_base)
+    command("evaluate", base, *words, "--guidance", 2).refuses("guidance", "it is a base model", "guidance 0")
+
+
 def test_a_base_model_has_no_potential_and_no_noise(
     base: Path, workshop: Workshop, command: Command, tmp_path: Path
 ) -> None:

@@ -52,18 +52,26 @@ def test_every_format_can_be_read_again(
 
 
 def test_guided_crystals_are_the_models_further_from_its_base(
-    trained: TrainResult, command: Command, tmp_path: Path
+    trained: TrainResult, workshop: Workshop, command: Command, tmp_path: Path
 ) -> None:
     words = ["--formula", "NaCl", "-n", 6, "--steps", 4, "--workers", 0, "--quiet", "--seed", 5]
-    found = {}
+    found, crystals = {}, {}
     for guidance in ("1", "3", "3:2,0"):
         out = tmp_path / f"{guidance}.extxyz"
         done = command("generate", trained.model, *words, "--guidance", guidance, "--out", out)
         assert done.code == 0, done.err
-        found[guidance] = {int(row["index"]): row for row in read_dataset(out, reduce=False).properties}
+        read = read_dataset(out, reduce=False)
+        found[guidance] = {int(row["index"]): row for row in read.properties}
+        crystals[guidance] = {int(row["index"]): read.crystals.select([i]) for i, row in enumerate(read.properties)}
     assert all("guidance" not in row for row in found["1"].values())
     assert {row["guidance"] for row in found["3"].values()} == {3.0}
-    assert {row["guidance"] for row in found["3:2,0"].values()} == {0.0, 3.0}
+    assert all(row["guidance"] == (0.0, 3.0)[index % 3 < 2] for index, row in found["3:2,0"].items())
+    base, model = FlowModel.load(workshop.root / "base"), FlowModel.load(trained.model)
+    made = {g: model.generate([[11, 17]] * 6, Sampling(4, guidance=(g,)), seed=5, judged=True) for g in (0.0, 3.0)}
+    assert torch.equal(made[0.0].pos, base.generate([[11, 17]] * 6, Sampling(4), seed=5, judged=True).pos)
+    for index, crystal in crystals["3:2,0"].items():
+        expected = made[0.0 if index % 3 == 2 else 3.0].select([index])
+        torch.testing.assert_close(crystal.cell, expected.cell, atol=1e-4, rtol=0)
     command("generate", trained.model, *words, "--guidance", 1, "--guidance", 2).refuses("one --guidance", "not 2")
 
 

@@ -351,6 +351,23 @@ def test_a_trial_takes_over_the_state_of_another(workshop: Workshop, base: Path,
         one.close()
 
 
+def test_a_trial_takes_over_the_replay_of_another(workshop: Workshop, base: Path, tmp_path: Path) -> None:
+    overrides = {"base": str(base), "iterations": 4, "objective": {"replay": {"relax": 0}}}
+    settings = sweep(workshop, base, tmp_path / "sweep", overrides=overrides)
+    donor, other = (trial(settings, name) for name in ("donor", "other"))
+    donor.step()
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    donor.save(kept)
+    other.load(kept)
+    donor.step()
+    other.step()
+    ours, theirs = (plain(tmp_path / "sweep" / "trials" / name) for name in ("other", "donor"))
+    assert ours == theirs and ours[-1]["replay_crystals"] > 0
+    for one in (donor, other):
+        one.close()
+
+
 def test_what_cannot_be_learned_ends_a_trial_with_a_reason(
     workshop: Workshop, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

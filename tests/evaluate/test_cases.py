@@ -166,6 +166,27 @@ def test_cases_of_other_calls_under_the_same_conditions(backend: Watched, tmp_pa
     assert other_cases(tmp_path, conditions, [first.key, second.key]) == []
 
 
+def test_samples_of_a_reference_take_turns_with_guidance_whatever_the_limit(backend: Watched) -> None:
+    """Also where the chosen rows are a multiple of the number of weights apart."""
+    turns: dict[tuple[int, int], list[int]] = {}
+    known = POLYMORPHS.select([0, 1, 2, 3] * 16)
+    for limit in (64, 32):
+        of_limit = evaluator(backend, known, samples=4, limit=limit)
+        for block in of_limit._plan_blocks(Sampling(3, guidance=(2.0, 2.0, 2.0, -1.0)), compared=False):
+            assert block.turns is not None
+            for row, turn in zip(block.indices, block.turns, strict=True):
+                turns.setdefault((limit, row), []).append(turn % 4)
+    assert all(sorted(each) == [0, 1, 2, 3] for each in turns.values())
+    assert all(turns[32, row] == turns[64, row] for limit, row in turns if limit == 32)
+    assert {each[0] for (limit, _), each in turns.items() if limit == 32} == {0, 1, 2, 3}
+
+
+def test_the_label_of_a_case_has_its_guidance_in_order() -> None:
+    (case,) = cases(3)
+    guided = [replace(case, sampling=Sampling(3, guidance=weights)) for weights in ((2, 2, -1), (2, -1, 2), (1,))]
+    assert [one.way for one in guided] == ["own, guidance 2:2,-1", "own, guidance 2,-1,2", "own"]
+
+
 def test_keys_tell_apart_what_decides_a_result(backend: Watched) -> None:
     (case,) = cases(3)
     conditions = conditions_of(evaluator(backend))

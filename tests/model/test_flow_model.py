@@ -264,15 +264,23 @@ def test_guidance_goes_from_the_base_through_the_model_and_beyond():
     assert close(by_midpoints[0.0], base.generate(species, Sampling(6, solver="midpoint"), 3), 1e-5)
     assert not close(by_midpoints[3.0], by_midpoints[0.0])
     # With several weights crystals take turns by their indices: the chunks decide nothing.
-    turns = Sampling(guidance=(0.0, 3.0, 3.0)).weights(3, range(count)).tolist()
-    assert sorted(turns[:3]) == sorted(turns[1:4]) == [0.0, 3.0, 3.0]
-    firsts = [float(Sampling(guidance=(0.0, 3.0)).weights(seed, [0])) for seed in range(20)]
-    assert set(firsts) == {0.0, 3.0}
+    turns = Sampling(guidance=(0, 3, 3)).weights(range(count)).tolist()
+    assert turns == [0.0, 3.0, 3.0] * 4
     mixed = generated(0.0, 3.0, 3.0)
     for row, weight in enumerate(turns):
         assert close(mixed.select([row]), rows[weight].select([row]), 1e-5)
     some = model.generate(species[:5], Sampling(6, guidance=(0.0, 3.0, 3.0)), 3, indices=range(7, 12), chunk_pairs=1)
     assert close(some, mixed.select(range(7, 12)), 1e-5)
+    other = model.generate(species[:2], Sampling(6, guidance=(0.0, 3.0)), 3, turns=[5, 2])
+    assert close(other.select([0]), rows[3.0].select([0]), 1e-5) and close(
+        other.select([1]), rows[0.0].select([1]), 1e-5
+    )
+
+
+@pytest.mark.parametrize("guidance", [(), (float("nan"),), (1.0, float("inf"))])
+def test_weights_of_guidance_are_finite_numbers(guidance):
+    with pytest.raises(ModelError, match="guidance: give one or more finite weights"):
+        reinforced_model().sample("TiO2", steps=3, guidance=guidance)
 
 
 def test_only_a_reinforced_network_can_be_guided():

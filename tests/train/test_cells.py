@@ -40,7 +40,7 @@ def test_drawn_cells_are_no_larger_than_asked_for() -> None:
     [
         ({"formulas": ["NaXx"]}, "compositions: .*Xx"),
         ({"formulas": ["NaCl"], "z": [600]}, "compositions: .*1200 atoms"),
-        ({"random": {"elements": ["Na", "Na2"]}}, r"compositions\.random\.elements: 'Na2' is not the symbol"),
+        ({"random": {"elements": ["Na", "Na2", "O"]}}, r"compositions\.random\.elements: 'Na2' is not the symbol"),
         (
             {"random": {"elements": ["O", "F"], "atoms": 2, "kinds": [2]}},
             "no neutral or metallic formula of O, F has at most 2",
@@ -52,9 +52,21 @@ def test_what_cannot_be_a_cell_is_refused(values: dict[str, object], message: st
         asked_cells(asked(**values), seed=0)
 
 
-def test_a_section_that_names_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="compositions: .*name formulas"):
-        Config.load(None, ["compositions={z: [2]}"])
+def test_cells_are_asked_for_once_each() -> None:
+    assert asked_cells(asked(formulas=["NaCl", "MgO", "ClNa"]), seed=0) == [[11, 17], [12, 8]]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("{z: [2]}", "compositions: .*name formulas"),
+        ("{random: {elements: [Li, O, Li]}}", "one is named twice in Li, O, Li"),
+        ("{random: {elements: [Li, O]}}", "2 elements make no formula of 3"),
+    ],
+)
+def test_a_section_that_asks_for_nothing_possible_is_refused(section: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config.load(None, [f"compositions={section}"])
 
 
 def test_a_run_samples_the_asked_cells_and_knows_them_when_it_is_resumed(
@@ -62,7 +74,7 @@ def test_a_run_samples_the_asked_cells_and_knows_them_when_it_is_resumed(
 ) -> None:
     path = tmp_path / "formulas.txt"
     path.write_text("NaCl\n")
-    keys = [f"base={base}", f"compositions.file={path}", "iterations=1", "test=false"]
+    keys = [f"base={base}", f"compositions.file={path}", "iterations=1", "test=false", f"run={tmp_path / 'run'}"]
     parts = build_run(workshop.load(*keys))
     assert parts.compositions == [[11, 17]] and parts.split.train.elements
     train(workshop.load(*keys))

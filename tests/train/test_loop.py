@@ -57,6 +57,21 @@ def test_without_known_polymorphs_they_choose_no_checkpoint(workshop: Workshop, 
         build_run(workshop.load(*keys, "reward={potential: null, weights: {crmse: 1}}"))
 
 
+def test_a_model_that_generates_species_chooses_no_polymorphs(workshop: Workshop, de_novo: Path) -> None:
+    with pytest.raises(ConfigError, match="match_lowest: .* generates species"):
+        build_run(workshop.load(f"base={de_novo}", "validation.best=match_lowest"))
+
+
+def test_what_the_best_checkpoint_was_chosen_by_stays(
+    workshop: Workshop, base: Path, polymorphs: list[str], tmp_path: Path
+) -> None:
+    keys = [f"base={base}", "data.file=null", *polymorphs, f"run={tmp_path / 'run'}", "test=false"]
+    train(workshop.load(*keys, "iterations=1"), progress=False)
+    with pytest.raises(ConfigError, match=r"validation\.best: the run was started with reward"):
+        train(workshop.load(*keys, "iterations=2", "validation.best=match_lowest"), resume=True)
+    train(workshop.load(*keys, "iterations=2", "validation.every=1"), resume=True)
+
+
 def test_a_replay_begins_with_the_training_crystals_ranked_by_a_column_of_their_file(
     workshop: Workshop, base: Path, polymorphs: list[str], tmp_path: Path
 ) -> None:
