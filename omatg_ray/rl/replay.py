@@ -1,4 +1,4 @@
-"""Replay of the best crystals found so far, as ends of the flow: expert iteration.
+"""Replay of the best crystals known and found, as ends of the flow.
 
 It begins with the training crystals, if asked for. Every visit of a composition adds its best members, relaxed if
 asked for. Those that differ are kept, composition by composition, and the flow is matched to them as pretraining

@@ -156,7 +156,7 @@ class AdvantageSettings(Settings):
 
 
 MATCHING, REPLAY = "matching", "replay"
-"""Sources of examples of flow matching: training crystals, and the best crystals found so far."""
+"""Sources of examples of flow matching: training crystals, and the best crystals known and found."""
 PositionReduction = Literal["none", "per_structure", "per_atom"]
 
 
@@ -276,7 +276,7 @@ class ObjectiveSettings(Settings):
     )
     replay: ReplaySettings | None = Field(
         None,
-        description="match the flow of the best crystals found so far, which chooses basins; null: no. With weights of "
+        description="match the flow of the best crystals known and found, which chooses basins; null: no. With weights of "
         "the policy gradient of 0 and without reward gradients, nothing else is learned from",
     )
 

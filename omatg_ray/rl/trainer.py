@@ -35,7 +35,7 @@ class Trainer:
         by_policy: Whether the policy gradient is used.
         by_gradient: Whether the gradients of rewards are used, for the rewards that have one.
         training_crystals: Crystals whose flow is matched beside the rewards; None: none.
-        replay: Keeps the best crystals found, whose flow is matched; None: none.
+        replay: Keeps the best crystals known and found, whose flow is matched; None: none.
         epochs: Updates of an iteration, each of which matches the flow of other crystals.
     """
 

@@ -29,7 +29,7 @@ class Progressed:
         iteration: Number of finished iterations.
         best: Lowest validation score so far (energy, or minus the reward); infinite if no score was a number.
         learner: The learner's state.
-        replay: The best crystals found (`rl.replay.Replay`); empty without a replay.
+        replay: The best crystals known and found (`rl.replay.Replay`); empty without a replay.
     """
 
     iteration: int

@@ -79,7 +79,7 @@ class RunComponents:
         return torch.tensor([float(value) for value in values if value is not None], dtype=torch.float64)
 
     def replay(self, config: Config) -> Replay | None:
-        """Return an empty buffer of the best crystals found, or None if `objective.replay` asks for none."""
+        """Return an empty store of the best crystals known and found, or None if `objective.replay` asks for none."""
         settings, description = config.objective.replay, self.model.description
         if settings is None:
             return None

@@ -213,8 +213,9 @@ def _learned_from(config: Config) -> str:
     matching, replay = config.objective.flow_matching, config.objective.replay
     beside = "" if matching is None else f", and matching the flow of {counted(matching.crystals, 'training crystal')}"
     if replay is not None:
+        which = "known and found" if replay.known else "found"
         relaxed = f", relaxed in {counted(replay.relax, 'step')}" if replay.relax else ""
-        beside += f", and matching the flow of {replay.crystals} of the best crystals found{relaxed}"
+        beside += f", and matching the flow of {replay.crystals} of the best crystals {which}{relaxed}"
     by_gradient = [] if by is None else [f"the reward's gradient through the last {by.transitions}"]
     by_policy = [f"{some.transitions} ({some.kind})"] if some is not None and config.by_policy else []
     return (f", learning from {' and '.join([*by_policy, *by_gradient])}" if by_policy or by_gradient else "") + beside

@@ -98,7 +98,8 @@ def test_guidance_is_a_row_each_and_0_is_the_base(
     )
     assert guided == pytest.approx(of_base) and guided != pytest.approx(of_model)
     options: dict[str, Any] = {"steps": 4, "limit": 3, "workers": 0, "guidance": [0]}
-    once = og.evaluate(trained.model, workshop.data, potential=str(workshop.potential), **options)
+    with pytest.warns(UserWarning, match="outside of the training data"):
+        once = og.evaluate(trained.model, workshop.data, potential=str(workshop.potential), **options)
     assert once.as_dict()["per_structure"]["energy_per_atom"] == pytest.approx(of_base)
     command("evaluate", base, *words, "--guidance", 2).refuses("guidance", "it is a base model", "guidance 0")
 

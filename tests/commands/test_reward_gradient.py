@@ -47,7 +47,10 @@ def test_a_dry_run_says_what_is_learned_from_and_what_it_costs(workshop: Worksho
     assert all(value > 0 for value in seconds.values()) and memory["activations"] > 0
     replay = workshop.load(*KEYS, f"base={base}", "objective.replay={crystals: 7, relax: 1}")
     text = describe(replay, build_run(replay))
-    assert "5 training crystals, and matching the flow of 7 of the best crystals found, relaxed in 1 step" in text
+    assert (
+        "5 training crystals, and matching the flow of 7 of the best crystals known and found, relaxed in 1 step"
+        in text
+    )
     both = workshop.load(*KEYS, f"base={base}", "rollout.group_size=2", "reward.weights={energy: 1, non_triclinic: 1}")
     text = describe(both, build_run(both))
     assert "x 2 trajectories" in text and "2 PPO epochs" in text and "(3 x 3 crystals)" in text
