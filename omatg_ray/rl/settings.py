@@ -276,8 +276,8 @@ class ObjectiveSettings(Settings):
     )
     replay: ReplaySettings | None = Field(
         None,
-        description="match the flow of the best crystals known and found, which chooses basins; null: no. With weights of "
-        "the policy gradient of 0 and without reward gradients, nothing else is learned from",
+        description="match the flow of the best crystals known and found, which chooses basins; null: no. With weights "
+        "of the policy gradient of 0 and without reward gradients, nothing else is learned from",
     )
 
     def matching_weight(self, source: str) -> FieldWeights:

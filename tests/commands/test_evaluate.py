@@ -101,7 +101,7 @@ def test_guidance_is_a_row_each_and_0_is_the_base(
     with pytest.warns(UserWarning, match="outside of the training data"):
         once = og.evaluate(trained.model, workshop.data, potential=str(workshop.potential), **options)
     assert once.as_dict()["per_structure"]["energy_per_atom"] == pytest.approx(of_base)
-    command("evaluate", base, *words, "--guidance", 2).refuses("guidance", "it is a base model", "guidance 0")
+    command("evaluate", base, *words, "--guidance", 2).refuses("guidance", "it is a base model", "guidance 0", code=1)
 
 
 def test_a_base_model_has_no_potential_and_no_noise(
