@@ -92,7 +92,7 @@ class CompositionSettings(Settings):
     """Cells to sample, in place of those of the training crystals. Energies need no references."""
 
     formulas: list[str] = Field([], description="formulas, such as [TiO2, SrTiO3]")
-    file: LocalFile | None = Field(None, description="text file of formulas, one per line")
+    formulas_from: LocalFile | None = Field(None, description="text file of formulas, one per line")
     random: RandomFormulas | None = Field(None, description="formulas to draw over some elements")
     z: list[PositiveInt] = Field(
         [1], min_length=1, description="formula units per cell; every formula is sampled with each"
@@ -100,7 +100,7 @@ class CompositionSettings(Settings):
 
     @model_validator(mode="after")
     def _some(self) -> CompositionSettings:
-        if not (self.formulas or self.file or self.random):
+        if not (self.formulas or self.formulas_from or self.random):
             raise ValueError("name formulas, a file of them, or random ones, for example {formulas: [TiO2], z: [2, 4]}")
         return self
 

@@ -26,8 +26,8 @@ def asked_cells(asked: CompositionSettings, seed: int) -> list[list[int]]:
     """
     formulas = list(asked.formulas)
     try:
-        if asked.file is not None:
-            formulas += read_formulas(asked.file)
+        if asked.formulas_from is not None:
+            formulas += read_formulas(asked.formulas_from)
         cells = [cell_species(formula, z) for formula in formulas for z in asked.z]
     except FormulaError as error:
         raise ConfigError(f"compositions: {error}") from error

@@ -21,7 +21,7 @@ def asked(**values: object) -> CompositionSettings:
 def test_formulas_are_taken_with_each_number_of_formula_units(tmp_path: Path) -> None:
     path = tmp_path / "formulas.txt"
     path.write_text("Na2Cl2  # rock salt, twice\nMgO\n")
-    cells = asked_cells(asked(formulas=["NaCl"], file=path, z=[1, 2]), seed=0)
+    cells = asked_cells(asked(formulas=["NaCl"], formulas_from=path, z=[1, 2]), seed=0)
     assert cells == [[11, 17], [11, 11, 17, 17], [11] * 4 + [17] * 4, [12, 8], [12, 12, 8, 8]]
 
 
@@ -74,7 +74,13 @@ def test_a_run_samples_the_asked_cells_and_knows_them_when_it_is_resumed(
 ) -> None:
     path = tmp_path / "formulas.txt"
     path.write_text("NaCl\n")
-    keys = [f"base={base}", f"compositions.file={path}", "iterations=1", "test=false", f"run={tmp_path / 'run'}"]
+    keys = [
+        f"base={base}",
+        f"compositions.formulas_from={path}",
+        "iterations=1",
+        "test=false",
+        f"run={tmp_path / 'run'}",
+    ]
     parts = build_run(workshop.load(*keys))
     assert parts.compositions == [[11, 17]] and parts.split.train.elements
     train(workshop.load(*keys))
