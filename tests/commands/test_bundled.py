@@ -201,6 +201,10 @@ def test_train_without_a_configuration(desk: Path, assets: Path, command: Comman
     assert lines[-1] == [str(run / "report.html")] and (run / "report.html").is_file()
     verbs = ("generate", "evaluate", "train")
     tries = [line[next(i for i, word in enumerate(line) if word in verbs) :] for line in lines[:-1]]
+    if not failed:
+        (choosing,) = [line for line in tries if line[1].endswith("polymorphs.yaml")]
+        assert Config.load(*choosing[1:]).objective.replay is not None
+        tries.remove(choosing)
     assert [line[0] for line in tries] == ["generate", "evaluate", "train", *["train"] * failed, "train"]
     for words in tries[:3]:
         done = command(*words, "--quiet", *(["--workers", "0"] if words[0] != "train" else []))

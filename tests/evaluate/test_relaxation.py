@@ -77,7 +77,9 @@ def test_relaxed_values_are_those_of_each_crystal_relaxed_by_itself(
     # The last is invalid and stays as it is.
     for row in range(4):
         alone = relax(energy.potential, result.crystals.select([row]), STEPS)
-        torch.testing.assert_close(relaxed.crystals.select([row]).pos, alone.crystals.pos, atol=1e-4, rtol=0)
+        shift = relaxed.crystals.select([row]).pos - alone.crystals.pos
+        # Fractional positions of 0 and of 1 are the same.
+        torch.testing.assert_close(shift - shift.round(), torch.zeros_like(shift), atol=1e-4, rtol=0)
         weight = alone.energy / alone.crystals.n_atoms
         torch.testing.assert_close(relaxed.energy[[row]], weight, atol=1e-5, rtol=0)
         assert relaxed.steps[row] == alone.steps[0]
