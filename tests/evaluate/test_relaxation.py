@@ -72,7 +72,9 @@ def test_relaxed_values_are_those_of_each_crystal_relaxed_by_itself(
     backend: LocalEvaluationBackend, energy: MatGLEnergy
 ) -> None:
     result = evaluated(backend, block=2)
-    relaxed, known = result.relaxed, energy(POLYMORPHS.crystals).values["energy_per_atom"]
+    # In the same blocks: on some processors others round differently.
+    blocks = [POLYMORPHS.crystals.select(rows) for rows in torch.arange(len(POLYMORPHS)).split(2)]
+    relaxed, known = result.relaxed, torch.cat([energy(block).values["energy_per_atom"] for block in blocks])
     assert relaxed is not None and result.energy is not None
     # The last is invalid and stays as it is.
     for row in range(4):
