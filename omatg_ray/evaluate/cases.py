@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -26,7 +25,7 @@ from omatg_ray.evaluate.compositions import ByComposition
 from omatg_ray.evaluate.evaluation import Evaluation
 from omatg_ray.evaluate.evaluator import Evaluator
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.model.sampling import EULER, UNGUIDED, Sampling
+from omatg_ray.model.sampling import EULER, UNGUIDED, Sampling, in_short
 from omatg_ray.model.schedule import OWN
 from omatg_ray.policy.schedule import describe
 from omatg_ray.reward.matching import MatchSettings
@@ -68,9 +67,7 @@ class Case:
         noise, solver, guidance = self.sampling.noise, self.sampling.solver, self.sampling.guidance
         unusual = [*(["policy noise"] if noise == "policy" else []), *([] if solver == EULER else [solver])]
         if guidance != UNGUIDED:
-            runs = ((weight, len(list(same))) for weight, same in groupby(guidance))
-            shares = ",".join(f"{weight:g}:{n}" if n > 1 else f"{weight:g}" for weight, n in runs)
-            unusual.append(f"guidance {shares}")
+            unusual.append(f"guidance {in_short(guidance)}")
         return ", ".join([self.schedule_name, *unusual])
 
     @property

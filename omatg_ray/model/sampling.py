@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Final, get_args
 
 from omatg_ray.errors import ModelError
@@ -96,6 +97,12 @@ class Sampling:
 
 DEFAULT: Final = Sampling()
 """50 grid points, Euler steps, the model's own schedule, no noise."""
+
+
+def in_short(guidance: Iterable[float]) -> str:
+    """Return weights of guidance as they are given to commands: (2.0, 2.0, -1.0) is '2:2,-1'."""
+    runs = ((weight, len(list(same))) for weight, same in groupby(guidance))
+    return ",".join(f"{weight:g}:{n}" if n > 1 else f"{weight:g}" for weight, n in runs)
 
 
 def chunks_by_pairs(sizes: Sequence[int], limit: int) -> list[list[int]]:

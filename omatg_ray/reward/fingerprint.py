@@ -46,10 +46,14 @@ def group_distances(crystals: CrystalBatch, members: int) -> Tensor:
         kept = valid[rows].nonzero().squeeze(1)
         if len(kept) and all(compositions[row] == compositions[rows[0]] for row in rows):
             fingerprint = fingerprints(crystals.select(rows[kept]))
-            cosine = (fingerprint @ fingerprint.T).clamp(-1.0, 1.0)
-            distances[group, kept[:, None], kept] = 0.5 * (1.0 - cosine)
+            distances[group, kept[:, None], kept] = distances_between(fingerprint, fingerprint)
     # float32, because the distances of every iteration pass through the controller.
     return distances.float()
+
+
+def distances_between(first: Tensor, second: Tensor) -> Tensor:
+    """Return the distances (n, m), 0 (same) to 1, of fingerprints (n, D) and (m, D) of one composition."""
+    return 0.5 * (1.0 - (first @ second.T).clamp(-1.0, 1.0))
 
 
 def fingerprints(crystals: CrystalBatch) -> Tensor:

@@ -22,7 +22,7 @@ from omatg_ray.crystal.validity import check_validity
 from omatg_ray.flow.examples import Examples, draw_examples
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.reward.energy import MatGLEnergy
-from omatg_ray.reward.fingerprint import fingerprints
+from omatg_ray.reward.fingerprint import distances_between, fingerprints
 from omatg_ray.reward.protocol import Reward, reward_of_known
 from omatg_ray.rl.settings import ReplaySettings
 from omatg_ray.rl.work import take_in_turn
@@ -168,7 +168,7 @@ class Replay:
             if (ranked := self._ranked.get(key)) is None:
                 self._merge(key, best)
                 continue
-            of_known = _distances(fingerprints(best.crystals), ranked.prints).argmin(1)
+            of_known = distances_between(fingerprints(best.crystals), ranked.prints).argmin(1)
             self._merge(key, Best(best.crystals, ranked.rank[of_known]))
             lowest = int(ranked.rank[of_known].argmax())
             self._offset[key] = float(ranked.rank[of_known[lowest]] - best.reward[lowest])
@@ -180,7 +180,7 @@ class Replay:
         """
         for key, best in _by_cell(found).items():
             if (ranked := self._ranked.get(key)) is not None:
-                nearest = _distances(fingerprints(best.crystals), ranked.prints).amin(1)
+                nearest = distances_between(fingerprints(best.crystals), ranked.prints).amin(1)
                 rows = (nearest > SAME).nonzero().squeeze(1)
                 best = Best(best.crystals.select(rows), best.reward[rows])
             if len(best.reward):
@@ -191,7 +191,7 @@ class Replay:
         if (old := self._kept.get(key)) is not None:
             new = Best(CrystalBatch.cat([old.crystals, new.crystals]), torch.cat([old.reward, new.reward]))
             prints = torch.cat([self._fingerprints[key], prints])
-        distance = _distances(prints, prints)
+        distance = distances_between(prints, prints)
         rows: list[int] = []
         for row in new.reward.argsort(descending=True, stable=True).tolist():
             if len(rows) < self.settings.keep and all(distance[row, other] > SAME for other in rows):
@@ -263,11 +263,6 @@ def _by_cell(found: Iterable[Best]) -> dict[Cell, Best]:
         key: Best(CrystalBatch.cat(crystals for crystals, _ in each), torch.stack([reward for _, reward in each]))
         for key, each in rows.items()
     }
-
-
-def _distances(first: Tensor, second: Tensor) -> Tensor:
-    """Return the distances (n, m) of radial distribution functions, between 0 and 1 (`fingerprints`)."""
-    return 0.5 * (1.0 - (first @ second.T).clamp(-1.0, 1.0))
 
 
 def boltzmann(reward: Tensor, temperature: float) -> Tensor:

@@ -12,17 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+from omatg_ray.model.sampling import UNGUIDED, in_short
 
 
 def label(name: str) -> str:
     """Return the guidance of a row as it is given to commands: of 'runs/x (2.0, 2.0, -1.0)' 2:2,-1."""
     found = re.fullmatch(r".* \(([-\d., ]+)\)", name)
-    weights = map(float, found[1].rstrip(",").split(",")) if found else [1.0]
-    runs = ((weight, len(list(same))) for weight, same in groupby(weights))
-    return ",".join(f"{weight:g}:{n}" if n > 1 else f"{weight:g}" for weight, n in runs)
+    return in_short(map(float, found[1].rstrip(",").split(",")) if found else UNGUIDED)
 
 
 def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
