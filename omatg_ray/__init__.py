@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from omatg_ray.commands.pretrain import pretrain as pretrain
     from omatg_ray.commands.rank import rank as rank
     from omatg_ray.commands.relax import relax as relax
+    from omatg_ray.commands.search import search as search
     from omatg_ray.commands.train import train as train
     from omatg_ray.commands.write_crystals import write_crystals as write_crystals
     from omatg_ray.config import Config as Config
@@ -69,6 +70,7 @@ _HOMES = {
     "read_dataset": "omatg_ray.crystal.read",
     "relax": "omatg_ray.commands.relax",
     "run_item": "omatg_ray.rl.work",
+    "search": "omatg_ray.commands.search",
     "train": "omatg_ray.commands.train",
     "write_crystals": "omatg_ray.commands.write_crystals",
 }

@@ -181,7 +181,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 ORDER = (
-    *("check", "pretrain", "train", "evaluate", "ablate", "tune", "generate", "relax"),
+    *("check", "pretrain", "train", "evaluate", "ablate", "tune", "generate", "relax", "search"),
     *("import-omatg", "export-omatg", "report", "info", "doctor", "config"),
 )
 """Order of the verbs in the help; others follow by name."""

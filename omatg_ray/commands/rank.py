@@ -192,6 +192,7 @@ def rank_valid(
     judges: Judges,
     trained: Sequence[Trained],
     options: RankOptions,
+    counts: Sequence[int] | None = None,
 ) -> tuple[CrystalBatch, list[dict[str, Any]]]:
     """Relax valid crystals if asked to, drop duplicates, and rank.
 
@@ -203,6 +204,7 @@ def rank_valid(
         judges: The potentials.
         trained: What `domain` is judged by.
         options: How to rank.
+        counts: How many equal crystals each stands for already; None: itself alone.
 
     Returns:
         Unique crystals and their properties, as in `RankedCrystals`.
@@ -213,7 +215,7 @@ def rank_valid(
         crystals, energy = relaxed.crystals, relaxed.energy / relaxed.crystals.n_atoms
     elif energy is None:
         energy = torch.full((len(crystals),), torch.nan, dtype=torch.float64)
-    order, copies = _unique(crystals, energy, options)
+    order, copies = _unique(crystals, energy, [1] * len(crystals) if counts is None else counts, options)
     unique = crystals.select(order)
     tolerances = (options.symprec, LOOSER * options.symprec)
     groups = space_groups_at(unique, tolerances, workers=options.workers, timeout=options.timeout)
@@ -298,15 +300,17 @@ def _formula_units(species: Sequence[int]) -> int:
     return math.gcd(*Counter(species).values())
 
 
-def _unique(crystals: CrystalBatch, energy: Tensor, options: RankOptions) -> tuple[Tensor, list[Counter[int]]]:
+def _unique(
+    crystals: CrystalBatch, energy: Tensor, stands_for: Sequence[int], options: RankOptions
+) -> tuple[Tensor, list[Counter[int]]]:
     """Return representatives, by composition and then by energy, and the crystals that each stands for.
 
     These are counted by their formula units per cell.
     """
     unique = find_unique(crystals, energy, workers=options.workers, timeout=options.timeout)
     counts: list[Counter[int]] = [Counter() for _ in unique.representatives]
-    for cluster, species in zip(unique.cluster.tolist(), crystals.atomic_numbers, strict=True):
-        counts[cluster][_formula_units(species)] += 1
+    for cluster, species, count in zip(unique.cluster.tolist(), crystals.atomic_numbers, stands_for, strict=True):
+        counts[cluster][_formula_units(species)] += count
     keys = compositions(crystals)
     position = {key: index for index, key in enumerate(dict.fromkeys(keys))}
     # `find_unique` gives the best first; a stable sort by composition keeps that order within each.

@@ -65,7 +65,6 @@ def matching_loss(
     for name in policy.active:
         squares = (outputs[VELOCITY[name]] - examples.velocity[name]).square().flatten(1).mean(1)
         of_each = examples.state.layout.mean(squares[:, None]) if name == "pos" else squares
-        of_each = examples.state.layout.mean(squares[:, None]) if name == "pos" else squares
         error = examples.weight * of_each.sum()
         loss = loss + weights.of(name) * error
         stats[f"{source}_{name}"] = float(error.detach())

@@ -1,0 +1,153 @@
+"""`omatg-ray search`."""
+
+from __future__ import annotations
+
+import argparse
+
+from omatg_ray.cli.arguments import local_path, number, path_or_word
+from omatg_ray.cli.output import CrystalsOutput, check_folder
+from omatg_ray.cli.ranked import RELAX_STEPS, ranking_arguments, write_ranked
+from omatg_ray.cli.sampling import sampling_arguments, sampling_values
+from omatg_ray.errors import ConfigError
+
+SUMMARY = "search the ground state of formulas"
+DESCRIPTION = """\
+Search the crystal of lowest energy of a formula, without labels: sample, relax, keep every distinct crystal, learn from
+the lowest ones, and go on until nothing better comes or the budget ends.
+
+  omatg-ray search bundled --formula TiO2 --z 1,2
+  omatg-ray search bundled --formula LiFePO4 --z 4 --potential POTENTIAL --minutes 30 --to runs/lifepo4
+  omatg-ray search bundled --formulas list.txt --evaluations 100000
+  omatg-ray search bundled --formula TiO2 --method sample        # the model as it is, to compare with
+
+--method reinforce matches the flow of the network that acts first, where the polymorph is decided, to the lowest
+crystals found of each cell; one sample in four stays with the model as it was given. Formulas share one sampler.
+
+--to gets found.extxyz and a folder of CIF files (distinct crystals, best first; copies: how often each was found),
+report.html (best energy against evaluations; the best drawn), rounds.csv, and sampler/, a model to generate more with.
+Its state is kept after every round: --resume goes on. Ctrl-C ends after the round, and writes.
+
+The last lines say how far to trust it: how often the lowest was found, how many distinct crystals were surely not seen
+(Chao's estimate from captures and recaptures), and how likely the next sample is a new one. A search that found its
+best once has not converged. The marks of the table are those of `omatg-ray generate --help`.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add its options."""
+    sampling_arguments(parser)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--formula", nargs="+", metavar="FORMULA", help="one or more formulas, e.g. TiO2")
+    what.add_argument("--formulas", type=local_path, metavar="FILE", help="file with one formula per line")
+    parser.add_argument(
+        "--z", default="1", help="formula units per cell, e.g. 2,4 or 1-4; samples take turns (default 1)"
+    )
+    parser.add_argument(
+        "--method",
+        choices=["reinforce", "sample"],
+        default="reinforce",
+        help="reinforce: the sampler learns from what was found (default); sample: it stays as it is",
+    )
+    parser.add_argument(
+        "--potential",
+        type=path_or_word,
+        default="bundled",
+        metavar="NAME",
+        help="MatGL potential to relax and rank by: its name, or a folder that holds it (default bundled)",
+    )
+    ranking_arguments(parser)
+    parser.add_argument(
+        "--relax",
+        type=number(int, 0),
+        default=RELAX_STEPS,
+        metavar="N",
+        help=f"most relaxation steps of every sample (default {RELAX_STEPS})",
+    )
+    parser.add_argument(
+        "--batch",
+        type=number(int, 1),
+        default=16,
+        metavar="N",
+        help="samples of each formula between two updates (default 16)",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=number(float, 0, above=True),
+        metavar="M",
+        help="begin no round after that (default: no limit)",
+    )
+    parser.add_argument(
+        "--evaluations",
+        type=number(int, 1),
+        metavar="N",
+        help="most evaluations of the energy; one with gradients counts three (default: no limit)",
+    )
+    parser.add_argument(
+        "--patience",
+        type=number(int, 1),
+        default=128,
+        metavar="N",
+        help="leave a formula after so many samples without a better one (default 128)",
+    )
+    parser.add_argument(
+        "--within",
+        type=number(float, 0),
+        default=0.2,
+        metavar="E",
+        help="list crystals up to E eV/atom above the best of their composition (default 0.2)",
+    )
+    parser.add_argument(
+        "--to", type=path_or_word, default="search", metavar="DIR", help="folder to write (default search)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the search in --to")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run it."""
+    folder = check_folder(arguments.to)
+    assert folder is not None
+    if not arguments.resume and folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"--to {folder}: there are files in it; add --resume to go on, or name another folder")
+    sampling = sampling_values(arguments)
+    from omatg_ray.run.job_paths import find_file, find_potential
+    from omatg_ray.train.early import require_models, require_potential
+
+    require_models([sampling["model"]])
+    second = find_potential(arguments.second_potential)
+    for potential in (sampling["potential"], second):
+        require_potential(potential)
+    from omatg_ray.crystal.formula import cell_species, parse_z, read_formulas
+
+    named = arguments.formula or read_formulas(find_file(arguments.formulas, "--formulas"))
+    units = tuple(parse_z(arguments.z))
+    for formula in named:
+        cell_species(formula, max(units))
+    if sampling["ray"].rollout.workers:
+        raise ConfigError("--ray: a search works in this process; leave it out, or search other formulas elsewhere")
+    from omatg_ray.commands.search import SearchOptions, run_search
+    from omatg_ray.report.search import write_search
+
+    names = ("method", "relax", "batch", "minutes", "evaluations", "patience", "within", "symprec", "resume")
+    options = SearchOptions(
+        formulas=tuple(named),
+        z=units,
+        second_potential=second,
+        folder=folder,
+        **{name: getattr(arguments, name) for name in names},
+        **sampling,
+    )
+    done = run_search(options, not arguments.quiet)
+    found = done.found()
+    out = CrystalsOutput(str(folder / "found.extxyz"), None, None, holds_one=False)
+    write_ranked(found.ranked, out, options.workers, options.timeout, not arguments.quiet)
+    report = write_search(
+        folder, done.courses, found.ranked.crystals, found.ranked.properties, found.convergence, found.holes
+    )
+    for formula, word in found.convergence.items():
+        print(f"{formula}: {word}")
+    for formula in found.holes:
+        print(
+            f"{formula}: the lowest energy lies far below all others, which a hole of the potential would do, too; "
+            "do not trust it before another potential agrees (--second-potential)"
+        )
+    print(f"report: {report}")

@@ -1,0 +1,194 @@
+"""The sampler of a search: a model as it is, or one that learns from what was found.
+
+The network that acts at the start of a trajectory, where the polymorph is decided, learns: the base of a model that was
+reinforced to act later, else the network of the model. Its flow is matched to the lowest crystals found of each cell.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import ConfigError, ModelError
+from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
+from omatg_ray.policy.drift import annealed_velocity
+from omatg_ray.policy.policy import Policy
+from omatg_ray.policy.settings import NoiseSettings
+from omatg_ray.rl.learner import Learner
+from omatg_ray.rl.replay import Best, Replay
+from omatg_ray.rl.settings import REPLAY, FieldWeights, LearnerSettings, ObjectiveSettings, ReplaySettings
+from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """How the sampler learns between rounds.
+
+    Attributes:
+        updates: Updates after each round.
+        lr: Learning rate of Adam.
+        crystals: Examples of an update.
+        keep: Distinct crystals kept of each cell, the lowest ones.
+        temperature: T in eV/atom of the weights exp(−E / T) with which they are drawn.
+        explore: One sample in so many is of the model as it was given.
+    """
+
+    updates: int = 20
+    lr: float = 1e-4
+    crystals: int = 32
+    keep: int = 4
+    temperature: float = 0.05
+    explore: int = 4
+
+
+class FixedSampler:
+    """A model as it is.
+
+    Args:
+        start: The model.
+        sampling: How it generates.
+        seed: Seed of the search.
+        chunk_pairs: Ordered pairs of atoms per network call.
+    """
+
+    def __init__(self, start: FlowModel, sampling: Sampling, seed: int, chunk_pairs: int) -> None:
+        self.start, self.sampling, self.seed, self.chunk_pairs = start, sampling, seed, chunk_pairs
+
+    @property
+    def model(self) -> FlowModel:
+        """Return the sampler as it is now."""
+        return self.start
+
+    def generate(
+        self, species: Sequence[Sequence[int]], indices: Sequence[int], numbers: Sequence[int]
+    ) -> CrystalBatch:
+        """Generate a crystal for each list of atomic numbers.
+
+        Args:
+            species: Atomic numbers of each cell.
+            indices: Identity of each, which seeds it.
+            numbers: Number of the sample among those of its formula, from 0.
+        """
+        return self._generate(self.start, species, indices)
+
+    def learn(self, crystals: CrystalBatch, energy: Tensor) -> None:
+        """Take note of relaxed crystals, and of their energies (B,) in eV/atom; this one does not learn."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what was learned, as tensors."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ModelError: It belongs to another network.
+        """
+
+    def _generate(self, model: FlowModel, species: Sequence[Sequence[int]], indices: Sequence[int]) -> CrystalBatch:
+        return model.generate(species, self.sampling, self.seed, indices, self.chunk_pairs, judged=True)
+
+
+class LearningSampler(FixedSampler):
+    """A model that learns from what it finds.
+
+    Args:
+        start: The model to begin with.
+        sampling: How it generates.
+        seed: Seed of the search.
+        chunk_pairs: Ordered pairs of atoms per network call.
+        learning: How it learns.
+
+    Raises:
+        ConfigError: The flow of this model is not trained here.
+    """
+
+    def __init__(
+        self, start: FlowModel, sampling: Sampling, seed: int, chunk_pairs: int, learning: Learning | None = None
+    ) -> None:
+        super().__init__(start, sampling, seed, chunk_pairs)
+        self.learning = learning = Learning() if learning is None else learning
+        description = start.description
+        try:
+            description.paths.refuse_untrainable()
+        except ValueError as error:
+            raise ConfigError(
+                f"method: the flow of this model is not trained here ({error}), so it cannot be reinforced; --method "
+                "sample takes it as it is"
+            ) from error
+        base, learned = copy.deepcopy(start.base_network), copy.deepcopy(start.learned)
+        self._model = FlowModel(description, base, learned)
+        of_policy = bool("policy" in learned and not description.acts_from)
+        network = self._model.network if of_policy else base
+        network.requires_grad_(True)
+        replay = ReplaySettings(
+            crystals=learning.crystals,
+            known=False,
+            keep=learning.keep,
+            temperature=learning.temperature,
+            weight=FieldWeights(pos=1.0, cell=0.05),
+        )
+        self.replay = Replay(replay, description.base_distribution, description.paths, 0.0, seed)
+        quiet = NoiseSettings(kind="constant", a=1.0)  # of policies, which flow matching does without
+        policy = Policy(annealed_velocity(None), network, network, ["pos", "cell"], {"pos": quiet, "cell": quiet})
+        self.learner = Learner(
+            policy, ObjectiveSettings(replay=replay), LearnerSettings(epochs=learning.updates, lr=learning.lr)
+        )
+        self.rounds = 0
+
+    @property
+    def model(self) -> FlowModel:
+        return self._model
+
+    def generate(
+        self, species: Sequence[Sequence[int]], indices: Sequence[int], numbers: Sequence[int]
+    ) -> CrystalBatch:
+        explored = [row for row, number in enumerate(numbers) if number % self.learning.explore == 0]
+        others = [row for row, number in enumerate(numbers) if number % self.learning.explore]
+        parts = [
+            self._generate(model, [species[row] for row in rows], [indices[row] for row in rows])
+            for model, rows in ((self.start, explored), (self._model, others))
+            if rows
+        ]
+        order = [*explored, *others]
+        return CrystalBatch.cat(parts).select([order.index(row) for row in range(len(order))])
+
+    def learn(self, crystals: CrystalBatch, energy: Tensor) -> None:
+        self.replay.add([Best(crystals.to("cpu"), -energy.double())])
+        if not len(self.replay):
+            return
+        turns = range(self.rounds * self.learning.updates, (self.rounds + 1) * self.learning.updates)
+        examples = [self.replay.examples(turn).to(self._model.device) for turn in turns]
+        self.learner.update(None, None, examples={REPLAY: examples})
+        self.rounds += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        parts = {
+            "base": self._model.base_network.state_dict(),
+            "learned": self._model.learned.state_dict(),
+            "replay": self.replay.state_dict(),
+            "optimizer": flatten_optimizer(self.learner.optimizer),
+        }
+        state = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+        return state | {"rounds": torch.tensor(self.rounds)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        parts: dict[str, dict[str, Tensor]] = {"base": {}, "learned": {}, "replay": {}, "optimizer": {}}
+        for key, value in state.items():
+            part, _, name = key.partition("/")
+            if name:
+                parts[part][name] = value
+        try:
+            self._model.base_network.load_state_dict(parts["base"])
+            self._model.learned.load_state_dict(parts["learned"])
+        except RuntimeError as error:
+            raise ModelError(f"the state of the search belongs to another network: {error}") from error
+        self.replay.load_state_dict(parts["replay"])
+        restore_optimizer(self.learner.optimizer, parts["optimizer"])
+        self.rounds = int(state["rounds"])
