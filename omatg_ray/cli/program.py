@@ -185,7 +185,7 @@ ORDER = (
     *("import-omatg", "export-omatg", "report", "info", "doctor", "config"),
 )
 """Order of the verbs in the help; others follow by name."""
-RESUMABLE = ("pretrain", "train", "tune")
+RESUMABLE = ("pretrain", "train", "tune", "search")
 """The verbs with the option --resume."""
 
 

@@ -118,7 +118,7 @@ def test_arguments_out_of_range_are_refused_in_one_line(
 def test_who_resumes_is_said_where_nothing_can_be(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, *words)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
-    assert "--resume: give it to pretrain, train or tune, after the verb" in err
+    assert "--resume: give it to pretrain, train, tune or search, after the verb" in err
 
 
 def test_weights_of_guidance_may_be_repeated_by_a_number() -> None:

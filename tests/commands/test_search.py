@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import omatg_ray as og
+from omatg_ray.commands.search import Search, SearchOptions, search
+from omatg_ray.crystal.read import read_dataset
+from omatg_ray.errors import ConfigError, DataError
+from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import Sampling
+from tests.commands.conftest import Command, Workshop
+
+QUICK = {"sampling": Sampling(4), "relax": 2, "batch": 4, "workers": 0, "threads": 1, "device": "cpu"}
+WORDS = ["--steps", 4, "--relax", 2, "--batch", 4, "--workers", 0, "--threads", 1, "--quiet"]
+ONE = 9
+"""Evaluations of a sample at most: three energies with gradients."""
+
+
+def options(base: Path, workshop: Workshop, **more: Any) -> SearchOptions:
+    return SearchOptions(
+        **{"formulas": ("NaCl",), "model": base, "potential": str(workshop.potential), **QUICK, **more}
+    )
+
+
+def tensors(one: Search) -> dict[str, torch.Tensor]:
+    return {**one._loop.archive.state_dict(), **one._sampler.state_dict()}
+
+
+def test_it_searches_writes_and_says_how_far_to_trust_it(
+    base: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    formulas, to = tmp_path / "formulas.txt", tmp_path / "found"
+    formulas.write_text("NaCl\nKBr  # a comment\n")
+    words = ["--formulas", formulas, "--z", "1,2", "--potential", workshop.potential, "--within", 50, "--to", to]
+    done = command("search", base, *words, *WORDS, "--evaluations", 24 * ONE)
+    assert done.code == 0, done.err
+    assert {path.name for path in to.iterdir()} == {
+        *("cif", "found.extxyz", "report.html", "rounds.csv", "sampler", "state"),
+    }
+    found = read_dataset(to / "found.extxyz", reduce=False)
+    assert set(found.compositions) == {"NaCl", "KBr"}
+    assert len(list((to / "cif").iterdir())) == len(found)
+    assert set(found.sizes) == {2, 4}
+    assert next(int(row["rank"]) for row in found.properties if row["formula"] == "NaCl") == 1
+    with (to / "rounds.csv").open() as file:
+        rounds = list(csv.DictReader(file))
+    last = {row["formula"]: row for row in rounds}
+    samples = sum(int(row["samples"]) for row in last.values())
+    assert samples >= 24, "what a relaxation did not take is used for others"
+    assert sum(int(row["evaluations"]) for row in last.values()) <= 24 * ONE
+    invalid = int(done.out.split(" generated, ")[1].split(" invalid")[0])
+    assert sum(int(row["copies"]) for row in found.properties) == samples - invalid, "all are within 50 eV/atom"
+    for formula in ("NaCl", "KBr"):
+        rows = [row for row in found.properties if row["formula"] == formula]
+        best = min(float(row["energy_per_atom"]) for row in rows)
+        assert best == pytest.approx(float(last[formula]["best_energy_per_atom"]), abs=1e-6)
+        times = [int(row["copies"]) for row in rows]
+        assert f"{formula}: the lowest was found " in done.out
+        assert f"in {sum(times)} relaxed samples; {len(times)} distinct" in done.out
+        assert f"{formula}: the lowest was found " in (to / "report.html").read_text()
+    assert all(1 <= int(row["first_sample"]) <= samples for row in found.properties)
+    # The sampler is a model that generates.
+    again = command(
+        "generate", to / "sampler", "--formula", "NaCl", "--steps", 4, "--out", tmp_path / "a.cif", "--quiet"
+    )
+    assert again.code == 0, again.err
+    moved = FlowModel.load(to / "sampler").base_network.state_dict()
+    assert any(not torch.equal(moved[k], v) for k, v in FlowModel.load(base).base_network.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:outside of the training data")
+def test_a_resumed_search_does_what_an_uninterrupted_one_does(
+    base: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    whole = Search(options(base, workshop, folder=tmp_path / "whole", z=(1, 2)))
+    rounds = iter(whole)
+    for _ in range(3):
+        next(rounds)
+    begun = Search(options(base, workshop, folder=tmp_path / "begun", z=(1, 2)))
+    next(iter(begun))
+    for _ in range(2):  # two more processes, of one round each
+        begun = Search(options(base, workshop, folder=tmp_path / "begun", z=(1, 2), resume=True))
+        next(iter(begun))
+    first, second = tensors(whole), tensors(begun)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    times = [[row[:2] + row[3:] for row in one.courses["NaCl"].history] for one in (whole, begun)]
+    assert times[0] == times[1] and len(times[0]) == 3
+    with pytest.raises(ConfigError, match="seed: 0 before, 1 now"):
+        Search(options(base, workshop, folder=tmp_path / "begun", z=(1, 2), resume=True, seed=1))
+    with pytest.raises(ConfigError, match="no search in"):
+        Search(options(base, workshop, folder=tmp_path / "other", resume=True))
+    words = ["--formula", "NaCl", "--potential", workshop.potential, "--to", tmp_path / "begun", *WORDS]
+    command("search", base, *words).refuses("there are files in it", "--resume")
+    kept = json.loads((tmp_path / "begun" / "state" / "search.json").read_text())
+    assert kept["courses"]["NaCl"]["samples"] == 12
+
+
+def test_sampling_alone_leaves_the_model_as_it_is(base: Path, workshop: Workshop) -> None:
+    one = Search(options(base, workshop, method="sample", patience=8, relax=0))
+    for courses in one:
+        assert courses["NaCl"].samples % 4 == 0
+    course = one.courses["NaCl"]
+    assert course.samples - course.at == 8, "it went on until nothing better came for eight samples"
+    assert course.evaluations == 3 * (course.samples - course.invalid)
+    crystals = one.model.generate([[11, 17]] * 4, Sampling(4), judged=True)
+    assert torch.equal(crystals.pos, FlowModel.load(base).generate([[11, 17]] * 4, Sampling(4), judged=True).pos)
+
+
+def test_formulas_are_left_one_by_one_and_time_ends_it(base: Path, workshop: Workshop) -> None:
+    one = Search(options(base, workshop, formulas=("NaCl", "KBr"), patience=12))
+    one.courses["KBr"].at = -20  # nothing better came for long
+    next(iter(one))
+    assert one.courses["NaCl"].samples == 4 and one.courses["KBr"].samples == 0
+    short = Search(options(base, workshop, minutes=1e-9))
+    assert [courses["NaCl"].samples for courses in short] == [], "no round begins after that"
+
+
+def test_python_searches_round_by_round(base: Path, workshop: Workshop) -> None:
+    one = og.search("NaCl", workshop.potential, model=base, **QUICK, evaluations=8 * ONE)
+    with pytest.raises(DataError, match="no valid crystal yet"):
+        one.found()
+    seen = [courses["NaCl"].samples for courses in one]
+    assert seen == sorted(seen) and seen[-1] >= 8
+    found = one.found()
+    assert found.ranked.properties[0]["energy_per_atom"] == pytest.approx(one.courses["NaCl"].best)
+    assert found.convergence["NaCl"].best == found.ranked.properties[0]["copies"]
+    assert og.search is search or callable(og.search)
+
+
+def test_what_cannot_be_searched_is_refused(
+    base: Path, de_novo: Path, workshop: Workshop, command: Command, tmp_path: Path
+) -> None:
+    def refused(model: Path, formula: str, *more: object) -> Any:
+        words = ["--potential", workshop.potential, "--to", tmp_path / "x", *WORDS]
+        return command("search", model, "--formula", *formula.split(), *words, *more)
+
+    refused(base, "NaCl Na2Cl2").refuses("one composition", "--z")
+    refused(base, "NaCl", "--evaluations", 8).refuses("--evaluations 8", "up to 9", "--relax")
+    refused(base, "LiFe").refuses("never trained on Li, Fe", code=1)
+    refused(base, "NaQq").refuses("Qq", code=1)
+    refused(base, "NaCl", "--z", "0").refuses("formula units '0'", code=1)
+    refused(base, "NaCl", "--ray", "rollout.workers=1").refuses("--ray", "in this process")
+    refused(de_novo, "NaCl").refuses("species itself", code=1)
+    refused(base, "NaCl", "--resume").refuses("no search in")
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from omatg_ray.crystal.base import BaseDistribution, InformedCell
+from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.errors import ConfigError, ModelError
+from omatg_ray.flow.settings import PathSettings
+from omatg_ray.model.description import ModelDescription
+from omatg_ray.model.flow_model import FlowModel, new_modules
+from omatg_ray.model.sampling import Sampling
+from omatg_ray.rl.flow_matching import matching_loss
+from omatg_ray.rl.replay import Best
+from omatg_ray.rl.settings import FieldWeights
+from omatg_ray.search.sampler import FixedSampler, Learning, LearningSampler
+from tests.small import NOISE, SIZE, rock_salt, small_network
+
+NACL = [11, 17]
+LEARNING = Learning(updates=3, lr=1e-2, crystals=4, explore=3)
+
+
+def small_model(acts_from: float = 0.0, reinforced: bool = False) -> FlowModel:
+    description = ModelDescription(
+        network=SIZE,
+        paths=PathSettings(),
+        base_distribution=BaseDistribution(cell=InformedCell(log_length_mean=[1.4] * 3, log_length_std=[0.1] * 3)),
+        elements=["Na", "Cl"],
+        sizes=[2],
+        active=["pos", "cell"] if reinforced else [],
+        noise=NOISE if reinforced else {},
+        acts_from=acts_from,
+    )
+    learned = new_modules(description) if reinforced else nn.ModuleDict()
+    return FlowModel(description, small_network(dtype=torch.float32), learned.requires_grad_(False))
+
+
+def known() -> CrystalBatch:
+    return CrystalBatch.from_structures([rock_salt().get_primitive_structure()] * 2, torch.float32)
+
+
+def sampler(model: FlowModel, learning: Learning = LEARNING) -> LearningSampler:
+    return LearningSampler(model, Sampling(4), 5, 10_000, learning)
+
+
+def weights(module: nn.Module) -> torch.Tensor:
+    return torch.cat([value.detach().flatten() for value in module.parameters()])
+
+
+def test_a_model_as_it_is_stays_so() -> None:
+    fixed = FixedSampler(small_model(), Sampling(4), 5, 10_000)
+    before = weights(fixed.model.base_network)
+    first = fixed.generate([NACL] * 3, [0, 1, 2], [0, 1, 2])
+    fixed.learn(known(), torch.tensor([-1.0, -1.0]))
+    assert torch.equal(first.pos, fixed.generate([NACL] * 3, [0, 1, 2], [0, 1, 2]).pos)
+    assert torch.equal(before, weights(fixed.model.base_network))
+    assert fixed.state_dict() == {}
+
+
+@pytest.mark.parametrize(
+    "acts_from, reinforced, learns", [(0.0, False, "base"), (0.5, True, "base"), (0.0, True, "policy")]
+)
+def test_the_network_that_acts_first_learns(acts_from: float, reinforced: bool, learns: str) -> None:
+    start = small_model(acts_from, reinforced)
+    one = sampler(start)
+    before = weights(start.base_network)
+    one.learn(known(), torch.tensor([-1.0, -1.0]))
+    assert torch.equal(weights(start.base_network), before), "the model that was given has changed"
+    assert torch.equal(weights(one.model.base_network), before) == (learns != "base")
+    if reinforced:
+        unchanged = torch.equal(weights(one.model.learned["policy"]), weights(start.learned["policy"]))
+        assert unchanged == (learns != "policy")
+
+
+def test_it_learns_the_flow_to_what_was_lowest() -> None:
+    """Errors on examples that no update saw; those of crystals that lie higher do not count at temperature 0."""
+    one = sampler(small_model(), Learning(updates=40, lr=1e-2, crystals=16, keep=1, temperature=0.0))
+    other = LearningSampler(small_model(), Sampling(4), 6, 10_000, one.learning)
+    lowest = known().select([0])
+    other.replay.add([Best(lowest, torch.tensor([2.0], dtype=torch.float64))])
+    unseen = other.replay.examples(0)
+
+    def errors() -> dict[str, float]:
+        weights = FieldWeights(pos=1.0, cell=1.0)
+        return matching_loss(one.learner.policy, unseen, weights, "replay")[1]
+
+    before = errors()
+    stretched = lowest.replace(lowest.pos, 3.0 * lowest.cell)
+    one.learn(CrystalBatch.cat([lowest, stretched]), torch.tensor([-2.0, 0.0]))
+    after = errors()
+    assert after["replay_cell"] < 0.5 * before["replay_cell"]
+    assert after["replay_pos"] < before["replay_pos"]
+
+
+def test_one_sample_in_so_many_explores() -> None:
+    start, numbers = small_model(), [0, 1, 2, 3, 4, 5]
+    one = sampler(start)
+    one.learn(known(), torch.tensor([-1.0, -1.0]))
+    given = FixedSampler(start, Sampling(4), 5, 10_000).generate([NACL] * 6, numbers, numbers)
+    made = one.generate([NACL] * 6, numbers, numbers)
+    same = [torch.allclose(made.select([i]).pos, given.select([i]).pos, atol=1e-6) for i in numbers]
+    assert same == [True, False, False, True, False, False]
+
+
+def test_a_restored_sampler_goes_on_as_the_other() -> None:
+    first, second = sampler(small_model()), sampler(small_model())
+    first.learn(known(), torch.tensor([-1.0, -1.0]))
+    second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+    for one in (first, second):
+        one.learn(known(), torch.tensor([-1.1, -1.1]))
+    assert torch.equal(weights(first.model.base_network), weights(second.model.base_network))
+    broken = {name: value[:1] if name.startswith("base/") else value for name, value in first.state_dict().items()}
+    with pytest.raises(ModelError, match="another network"):
+        second.load_state_dict(broken)
+
+
+def test_nothing_found_changes_nothing() -> None:
+    one = sampler(small_model())
+    before = weights(one.model.base_network)
+    one.learn(known().select([]), torch.zeros(0))
+    assert torch.equal(before, weights(one.model.base_network))
+
+
+def test_a_flow_that_is_not_trained_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: PathSettings) -> None:
+        raise ValueError("paths.pos: a bent path")
+
+    monkeypatch.setattr(PathSettings, "refuse_untrainable", refuse)
+    with pytest.raises(ConfigError, match=r"bent path.*--method sample"):
+        sampler(small_model())
