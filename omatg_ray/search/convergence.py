@@ -56,9 +56,9 @@ class Convergence:
     def __str__(self) -> str:
         again = {1: "once, so nothing confirms it", 2: "twice"}.get(self.best, f"{self.best} times")
         return (
-            f"the lowest was found {again}, in {self.samples} relaxed samples; {self.distinct} distinct, {self.once} "
-            f"of them once: at least {self.unseen:.0f} more were not seen, and the next sample is a new one with "
-            f"probability {self.new:.2f}"
+            f"the lowest was found {again}; the {self.samples} samples listed are {self.distinct} distinct crystals, "
+            f"{self.once} of them found once: at least {self.unseen:.0f} more such were not seen, and the next such "
+            f"sample is a new one with probability {self.new:.2f}"
         )
 
 

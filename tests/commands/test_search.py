@@ -62,7 +62,7 @@ def test_it_searches_writes_and_says_how_far_to_trust_it(
         assert best == pytest.approx(float(last[formula]["best_energy_per_atom"]), abs=1e-6)
         times = [int(row["copies"]) for row in rows]
         assert f"{formula}: the lowest was found " in done.out
-        assert f"in {sum(times)} relaxed samples; {len(times)} distinct" in done.out
+        assert f"the {sum(times)} samples listed are {len(times)} distinct crystals" in done.out
         assert f"{formula}: the lowest was found " in (to / "report.html").read_text()
     assert all(1 <= int(row["first_sample"]) <= samples for row in found.properties)
     # The sampler is a model that generates.

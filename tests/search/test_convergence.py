@@ -30,7 +30,8 @@ def test_unseen_crystals_are_estimated_from_draws() -> None:
 
 def test_the_words_say_when_nothing_confirms_the_best() -> None:
     assert "once, so nothing confirms it" in str(Convergence.of([1, 3]))
-    assert "found 7 times, in 8 relaxed samples; 2 distinct, 1 of them once" in str(Convergence.of([7, 1]))
+    said = str(Convergence.of([7, 1]))
+    assert "found 7 times; the 8 samples listed are 2 distinct crystals, 1 of them found once" in said
     assert "probability 0.12" in str(Convergence.of([7, 1]))
 
 
