@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import time
@@ -10,18 +11,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save, save_file
 
 from omatg_ray.commands.rank import Judges, RankOptions, rank_valid, who_says
-from omatg_ray.commands.ranked import RELAXED, UNFINISHED, RankedCrystals
+from omatg_ray.commands.ranked import AS_GENERATED, RankedCrystals
+from omatg_ray.commands.relax import relaxation
 from omatg_ray.crystal.formula import cell_species, reduced_composition
 from omatg_ray.crystal.standard_crystal import SYMPREC
 from omatg_ray.errors import ConfigError, DataError
 from omatg_ray.evaluate.domain import trained_on, warn_outside
 from omatg_ray.model.checks import recovery_of, refuse_unseen, warn_ineffective
 from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.model.sampling import UNGUIDED
 from omatg_ray.run.atomic import replace_folder
 from omatg_ray.run.interrupt import StopRequest
 from omatg_ray.run.location import BUNDLED
@@ -80,7 +84,7 @@ class Found:
 
     Attributes:
         ranked: Distinct crystals up to `within` above the best of their composition; `copies` says how often each was
-            found, and `first_sample` by which sample of its formula, from 1, first.
+            found, and `first_sample` by which sample of its formula, from 1, first in that cell.
         convergence: How often they were found, by formula.
         holes: Formulas whose lowest energy lies so far below all others that it may be a hole of the potential.
     """
@@ -143,6 +147,7 @@ class Search:
     """
 
     def __init__(self, options: SearchOptions, progress: bool = False) -> None:
+        _refuse_unusable(options)
         self.options, self.progress = options, progress
         cells = _cells(options)
         species = [cell for each in cells.values() for cell in each]
@@ -158,9 +163,10 @@ class Search:
         self.trained = trained_on({str(options.model): start}, [energy, self.judges.second])
         warn_outside({str(options.model): start}, self.trained, species, "cells")
         self._recovery = recovery_of(start, options.model, map(len, species))
+        self._fingerprint = _fingerprint(start)
         kind = LearningSampler if options.method == "reinforce" else FixedSampler
         self._sampler = kind(start, options.sampling, options.seed, options.chunk_pairs)
-        self._loop = SearchLoop(cells, self._sampler, energy, options.relax, options.batch)
+        self._loop = SearchLoop(cells, self._sampler, energy, options.relax, options.batch, options.block)
         _refuse_small_budget(options, self._loop.most_for_one)
         if options.resume:
             self._load()
@@ -223,6 +229,8 @@ class Search:
             "model": str(options.model),
             "method": options.method,
             "steps": options.sampling.steps,
+            "noise": options.sampling.noise,
+            **({} if options.sampling.guidance == UNGUIDED else {"guidance": repr(options.sampling.guidance)}),
             **self.judges.names,
             "seed": options.seed,
         }
@@ -236,7 +244,9 @@ class Search:
             [
                 {
                     **about,
-                    "relaxation": RELAXED if bool(all_.converged[row]) else UNFINISHED,
+                    "relaxation": relaxation(float(all_.energy[row]), bool(all_.converged[row]))
+                    if options.relax
+                    else AS_GENERATED,
                     "first_sample": int(all_.first[row]),
                 }
                 for row in rows
@@ -261,10 +271,13 @@ class Search:
         counts: dict[str, list[int]] = {}
         for row in properties:
             counts.setdefault(row["formula"], []).append(row["copies"])
-        energies = {
-            formula: [e for e, of in zip(all_.energy.tolist(), formulas, strict=True) if of == formula]
-            for formula in counts
-        }
+        listed = set(near)
+        energies: dict[str, list[float]] = {formula: [] for formula in counts}
+        for one in properties:
+            energies[one["formula"]].append(one["energy_per_atom"])
+        for place, energy in enumerate(all_.energy.tolist()):
+            if place not in listed:
+                energies[formulas[place]].append(energy)
         return Found(
             ranked,
             {formula: Convergence.of(each) for formula, each in counts.items()},
@@ -278,7 +291,7 @@ class Search:
         """Return how many samples the budget of evaluations still has room for; None: no limit."""
         if self.options.evaluations is None:
             return None
-        return (self.options.evaluations - self._loop.evaluations) // self._loop.most_for_one
+        return max(0, self.options.evaluations - self._loop.evaluations) // self._loop.most_for_one
 
     def _identity(self) -> dict[str, Any]:
         """Return what may not change when a search is resumed."""
@@ -288,7 +301,7 @@ class Search:
             "formulas": list(options.formulas),
             "z": list(options.z),
             "method": options.method,
-            "model": str(options.model),
+            "model": self._fingerprint,
             "potential": None if self.judges.first is None else self.judges.first.potential.fingerprint,
             "sampling": repr(options.sampling),
             "relax": options.relax,
@@ -311,7 +324,11 @@ class Search:
         folder = self.options.folder
         if folder is None or not (folder / STATE / "search.json").is_file():
             raise ConfigError(f"--resume: there is no search in {folder}; leave it out to start one")
-        kept = json.loads((folder / STATE / "search.json").read_text(encoding="utf-8"))
+        try:
+            kept = json.loads((folder / STATE / "search.json").read_text(encoding="utf-8"))
+            tensors = load_file(folder / STATE / "state.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ConfigError(f"--resume: the state in {folder / STATE} cannot be read: {error}") from error
         now, before = self._identity(), kept["search"]
         changed = [key for key in now if now[key] != before.get(key)]
         if changed:
@@ -320,7 +337,7 @@ class Search:
         for name, values in kept["courses"].items():
             _restore(self.courses[name], values)
         parts: dict[str, dict[str, Any]] = {"archive": {}, "sampler": {}}
-        for key, value in load_file(folder / STATE / "state.safetensors").items():
+        for key, value in tensors.items():
             part, _, name = key.partition("/")
             parts[part][name] = value
         self._loop.archive.load_state_dict(parts["archive"])
@@ -359,6 +376,35 @@ def _cells(options: SearchOptions) -> dict[str, list[list[int]]]:
                 f"{first} and {formula} are one composition; give one of them, and formula units with --z"
             )
     return {formula: [cell_species(formula, z) for z in options.z] for formula in options.formulas}
+
+
+def _fingerprint(model: FlowModel) -> str:
+    """Return what tells a model again: a hash of its description and weights."""
+    weights = {
+        f"base.{name}": value for name, value in model.base_network.state_dict().items()
+    } | model.learned.state_dict()
+    content = save({name: value.detach().cpu().contiguous() for name, value in weights.items()})
+    return hashlib.sha256(model.description.model_dump_json().encode() + content).hexdigest()
+
+
+def _refuse_unusable(options: SearchOptions) -> None:
+    """Refuse options that mean nothing.
+
+    Raises:
+        ConfigError: Names one.
+    """
+    if options.method not in get_args(Method):
+        raise ConfigError(f"method: {options.method!r} is none; choose {' or '.join(get_args(Method))}")
+    if not options.formulas:
+        raise ConfigError("formulas: name at least one")
+    if not isinstance(options.z, tuple) or not options.z:
+        raise ConfigError(f"z: {options.z!r} is no tuple of formula units; write (1, 2)")
+    for name, least in (("batch", 1), ("patience", 1), ("relax", 0), ("within", 0)):
+        if getattr(options, name) < least:
+            raise ConfigError(f"{name}: {getattr(options, name)} is too small; give {least} or more")
+    folder = options.folder
+    if folder is not None and not options.resume and (Path(folder) / STATE).exists():
+        raise ConfigError(f"folder: there is a search in {folder}; set resume to go on, or name another folder")
 
 
 def _refuse_small_budget(options: SearchOptions, most_for_one: int) -> None:

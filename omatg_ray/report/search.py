@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.report.page import card, crystal_card, format_number, grid, page, soft, table
 from omatg_ray.report.plots import COLOURS, DASHES, WIDE, dressed, legend
-from omatg_ray.run.atomic import write_text
+from omatg_ray.run.atomic import replace_folder, write_text
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -60,8 +60,10 @@ def write_search(
             rows.writerow([formula, samples, evaluations, f"{seconds:.2f}", best if math.isfinite(best) else ""])
     write_text(folder / "rounds.csv", text.getvalue())
     structures = crystals.to_structures()
-    write_structures(f"{folder / 'cif'}/", structures, properties)
-    trust = "".join(soft(f"{formula}: {word}.") for formula, word in convergence.items())
+    with replace_folder(folder / "cif") as fresh:
+        write_structures(f"{fresh}/", structures, properties)
+    nothing = "no valid crystal"
+    trust = "".join(soft(f"{formula}: {convergence.get(formula, nothing)}.") for formula in courses)
     if holes:
         trust += soft(
             f"{', '.join(holes)}: the lowest energy lies far below all others, which a hole of the potential "

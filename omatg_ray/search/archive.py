@@ -13,7 +13,7 @@ from omatg_ray.reward.fingerprint import distances_between, fingerprints
 
 SAME = 0.02
 """Two crystals with the same atoms count as one below this distance of their radial distribution functions."""
-SAME_ENERGY = 0.02
+SAME_ENERGY = 0.005
 """And within so many eV/atom."""
 COLUMNS = ("energy", "count", "first", "converged")
 

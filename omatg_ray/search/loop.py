@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 import torch
 
 from omatg_ray.crystal.batch import CrystalBatch
+from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.relaxation import relax_all
+from omatg_ray.evaluate.settings import BLOCK
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.search.archive import Archive
 from omatg_ray.search.sampler import FixedSampler
@@ -55,6 +57,7 @@ class SearchLoop:
         energy: Relaxes them.
         relax: Most steps of a relaxation.
         batch: Samples of each formula in a round.
+        block: Crystals relaxed together.
     """
 
     def __init__(
@@ -64,9 +67,11 @@ class SearchLoop:
         energy: MatGLEnergy,
         relax: int,
         batch: int,
+        block: int = BLOCK,
     ) -> None:
         self.courses = {formula: Course(cells) for formula, cells in formulas.items()}
-        self.sampler, self.energy, self.relax, self.batch = sampler, energy, relax, batch
+        self.sampler, self.energy, self.relax = sampler, energy, relax
+        self.batch, self.block = batch, block
         self.archive = Archive()
 
     @property
@@ -92,24 +97,27 @@ class SearchLoop:
         # Formula, and number of the sample; formulas take turns, so that a small budget is shared.
         asked = [(name, self.courses[name].samples + turn) for turn in range(self.batch) for name in formulas][:most]
         places = {formula: place for place, formula in enumerate(self.courses)}
-        species, indices = [], []
+        species, indices, turns = [], [], []
         for formula, number in asked:
             cells = self.courses[formula].cells
             species.append(list(cells[number % len(cells)]))
             # Identities do not depend on which formulas are still searched.
+            turns.append(number // len(cells))
             indices.append(number * len(places) + places[formula])
         start = time.perf_counter()
-        crystals = self.sampler.generate(species, indices, [number for _, number in asked])
-        relaxed = relax_all(crystals, self.energy, self.relax)
+        crystals = self.sampler.generate(species, indices, turns)
+        relaxed = relax_all(crystals, self.energy, self.relax, self.block)
         energies = relaxed.energy / relaxed.crystals.n_atoms
         rows = energies.isfinite().nonzero().squeeze(1)
         found, energy = relaxed.crystals.select(rows), energies[rows]
         self.archive.add(found, energy, relaxed.converged[rows], [asked[row][1] + 1 for row in rows.tolist()])
         self.sampler.learn(_single(found), energy)
-        self._note(asked, energies.tolist(), relaxed.steps.tolist(), time.perf_counter() - start)
+        taken = (relaxed.steps + 1).where(energies.isfinite(), self.relax + 1)  # a potential that fails costs, too
+        spent = WITH_GRADIENT * taken.where(check_validity(crystals).valid, 0)
+        self._note(asked, energies.tolist(), spent.tolist(), time.perf_counter() - start)
 
     def _note(
-        self, asked: Sequence[tuple[str, int]], energies: Sequence[float], steps: Sequence[int], seconds: float
+        self, asked: Sequence[tuple[str, int]], energies: Sequence[float], spent: Sequence[int], seconds: float
     ) -> None:
         of_round: dict[str, list[int]] = {}
         for row, (formula, _) in enumerate(asked):
@@ -118,10 +126,10 @@ class SearchLoop:
             course = self.courses[formula]
             for row in rows:
                 course.samples += 1
+                course.evaluations += spent[row]
                 if not math.isfinite(energies[row]):
                     course.invalid += 1
                     continue
-                course.evaluations += WITH_GRADIENT * (steps[row] + 1)
                 if energies[row] < course.best - BETTER:
                     course.at = course.samples
                 course.best = min(course.best, energies[row])

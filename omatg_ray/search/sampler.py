@@ -36,7 +36,7 @@ class Learning:
         crystals: Examples of an update.
         keep: Distinct crystals kept of each cell, the lowest ones.
         temperature: T in eV/atom of the weights exp(−E / T) with which they are drawn.
-        explore: One sample in so many is of the model as it was given.
+        explore: One sample of each cell in so many is of the model as it was given.
     """
 
     updates: int = 20
@@ -65,17 +65,15 @@ class FixedSampler:
         """Return the sampler as it is now."""
         return self.start
 
-    def generate(
-        self, species: Sequence[Sequence[int]], indices: Sequence[int], numbers: Sequence[int]
-    ) -> CrystalBatch:
+    def generate(self, species: Sequence[Sequence[int]], indices: Sequence[int], turns: Sequence[int]) -> CrystalBatch:
         """Generate a crystal for each list of atomic numbers.
 
         Args:
             species: Atomic numbers of each cell.
             indices: Identity of each, which seeds it.
-            numbers: Number of the sample among those of its formula, from 0.
+            turns: Number of each among the samples of its cell, from 0.
         """
-        return self._generate(self.start, species, indices)
+        return self._generate(self.start, species, indices, turns)
 
     def learn(self, crystals: CrystalBatch, energy: Tensor) -> None:
         """Take note of relaxed crystals, and of their energies (B,) in eV/atom; this one does not learn."""
@@ -91,8 +89,11 @@ class FixedSampler:
             ModelError: It belongs to another network.
         """
 
-    def _generate(self, model: FlowModel, species: Sequence[Sequence[int]], indices: Sequence[int]) -> CrystalBatch:
-        return model.generate(species, self.sampling, self.seed, indices, self.chunk_pairs, judged=True)
+    def _generate(
+        self, model: FlowModel, species: Sequence[Sequence[int]], indices: Sequence[int], turns: Sequence[int]
+    ) -> CrystalBatch:
+        sampling, seed, pairs = self.sampling, self.seed, self.chunk_pairs
+        return model.generate(species, sampling, seed, indices, pairs, turns=turns, judged=True)
 
 
 class LearningSampler(FixedSampler):
@@ -146,13 +147,13 @@ class LearningSampler(FixedSampler):
     def model(self) -> FlowModel:
         return self._model
 
-    def generate(
-        self, species: Sequence[Sequence[int]], indices: Sequence[int], numbers: Sequence[int]
-    ) -> CrystalBatch:
-        explored = [row for row, number in enumerate(numbers) if number % self.learning.explore == 0]
-        others = [row for row, number in enumerate(numbers) if number % self.learning.explore]
+    def generate(self, species: Sequence[Sequence[int]], indices: Sequence[int], turns: Sequence[int]) -> CrystalBatch:
+        explored = [row for row, turn in enumerate(turns) if turn % self.learning.explore == 0]
+        others = [row for row, turn in enumerate(turns) if turn % self.learning.explore]
         parts = [
-            self._generate(model, [species[row] for row in rows], [indices[row] for row in rows])
+            self._generate(
+                model, [species[row] for row in rows], *([of[row] for row in rows] for of in (indices, turns))
+            )
             for model, rows in ((self.start, explored), (self._model, others))
             if rows
         ]

@@ -95,6 +95,12 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     energy, model = MatGLEnergy(arguments.potential), FlowModel.load(arguments.model)
     confirm = None if arguments.confirm is None else MatGLEnergy(arguments.confirm)
+    asked = {name: value for name, value in vars(arguments).items() if name not in ("out", "seeds", "methods")}
+    if (settings := arguments.out / "settings.json").exists():
+        if json.loads(settings.read_text(encoding="utf-8")) != asked:
+            parser.error(f"{arguments.out} holds a study with other options; name another folder")
+    else:
+        write_json(settings, asked)
     named = arguments.out / "targets.json"
     if not named.exists():
         dataset = read_dataset(arguments.crystals or bundled_crystals("test"))

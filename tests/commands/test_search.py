@@ -65,6 +65,15 @@ def test_it_searches_writes_and_says_how_far_to_trust_it(
         assert f"the {sum(times)} samples listed are {len(times)} distinct crystals" in done.out
         assert f"{formula}: the lowest was found " in (to / "report.html").read_text()
     assert all(1 <= int(row["first_sample"]) <= samples for row in found.properties)
+    # Going on writes all of it anew.
+    before = len(found.properties), samples
+    more = command("search", base, *words, *WORDS, "--evaluations", 48 * ONE, "--resume")
+    assert more.code == 0, more.err
+    assert f"{to}/found.extxyz" in more.out and len(list((to / "cif").iterdir())) > before[0]
+    assert int(more.out.split(" generated, ")[0].split()[-1]) > before[1]
+    # Less than what it has used already: nothing is computed, and all is written once more.
+    less = command("search", base, *words, *WORDS, "--evaluations", ONE, "--resume")
+    assert less.code == 0 and less.out.splitlines()[-3:] == more.out.splitlines()[-3:]
     # The sampler is a model that generates.
     again = command(
         "generate", to / "sampler", "--formula", "NaCl", "--steps", 4, "--out", tmp_path / "a.cif", "--quiet"
@@ -96,6 +105,11 @@ def test_a_resumed_search_does_what_an_uninterrupted_one_does(
         Search(options(base, workshop, folder=tmp_path / "begun", z=(1, 2), resume=True, seed=1))
     with pytest.raises(ConfigError, match="no search in"):
         Search(options(base, workshop, folder=tmp_path / "other", resume=True))
+    with pytest.raises(ConfigError, match="there is a search in"):
+        Search(options(base, workshop, folder=tmp_path / "begun", z=(1, 2)))
+    (tmp_path / "whole" / "state" / "state.safetensors").write_bytes(b"cut")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Search(options(base, workshop, folder=tmp_path / "whole", z=(1, 2), resume=True))
     words = ["--formula", "NaCl", "--potential", workshop.potential, "--to", tmp_path / "begun", *WORDS]
     command("search", base, *words).refuses("there are files in it", "--resume")
     kept = json.loads((tmp_path / "begun" / "state" / "search.json").read_text())
@@ -131,7 +145,17 @@ def test_python_searches_round_by_round(base: Path, workshop: Workshop) -> None:
     found = one.found()
     assert found.ranked.properties[0]["energy_per_atom"] == pytest.approx(one.courses["NaCl"].best)
     assert found.convergence["NaCl"].best == found.ranked.properties[0]["copies"]
-    assert og.search is search or callable(og.search)
+    assert callable(og.search)
+    for wrong, said in (
+        ({"method": "reinforced"}, "method: 'reinforced'"),
+        ({"z": 2}, "z: 2"),
+        ({"batch": 0}, "batch: 0"),
+        ({"within": -1.0}, "within: -1.0"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            search("NaCl", workshop.potential, **{"model": base, **QUICK, **wrong})
+    with pytest.raises(ConfigError, match="formulas: name"):
+        search((), workshop.potential, model=base, **QUICK)
 
 
 def test_what_cannot_be_searched_is_refused(

@@ -74,13 +74,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes",
         type=number(float, 0, above=True),
         metavar="M",
-        help="begin no round after that (default: no limit)",
+        help="begin no round after that; counted anew by --resume (default: no limit)",
     )
     parser.add_argument(
         "--evaluations",
         type=number(int, 1),
         metavar="N",
-        help="most evaluations of the energy; one with gradients counts three (default: no limit)",
+        help="most evaluations of the energy, also those before a --resume; one with gradients counts three (default: "
+        "no limit)",
     )
     parser.add_argument(
         "--patience",
@@ -143,8 +144,11 @@ def run(arguments: argparse.Namespace) -> None:
     report = write_search(
         folder, done.courses, found.ranked.crystals, found.ranked.properties, found.convergence, found.holes
     )
-    for formula, word in found.convergence.items():
-        print(f"{formula}: {word}")
+    for formula, course in done.courses.items():
+        nothing = (
+            f"no valid crystal in {course.samples} samples; more samples, more steps or another model may find one"
+        )
+        print(f"{formula}: {found.convergence.get(formula, nothing)}")
     for formula in found.holes:
         print(
             f"{formula}: the lowest energy lies far below all others, which a hole of the potential would do, too; "
