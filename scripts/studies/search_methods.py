@@ -1,7 +1,7 @@
 """Compare the methods of `omatg-ray search` on cells with several known polymorphs, each until its first hit.
 
-    python scripts/studies/search.py --out runs/search_study --limit 40 --atoms 8 28
-    python scripts/studies/search.py --out runs/search_study --confirm TEACHER --seeds 0 1 2
+    python scripts/studies/search_methods.py --out runs/search_study --limit 40 --atoms 8 28
+    python scripts/studies/search_methods.py --out runs/search_study --confirm TEACHER --seeds 0 1 2
 
 A hit is a relaxed sample within 5 meV/atom of the lowest known polymorph, relaxed under the same potential; with
 --confirm also within 10 meV/atom by another potential, so that holes of the first do not count. What is done is kept in
