@@ -505,7 +505,8 @@ def test_the_domain_of_the_bundled_potential_is_that_of_the_candidates_it_was_di
 
     from omatg_ray.assets import root
     from omatg_ray.crystal.domain import DOMAIN_FILE, Domain
+    from omatg_ray.run.location import PROTOTYPES
 
     further = further_candidates()[:10_000]
     assert len({candidate.formula for candidate in further}) == 2678
-    assert Domain.model_validate_json((root() / "potential" / DOMAIN_FILE).read_text()) == of_potential()
+    assert Domain.model_validate_json((root(PROTOTYPES) / "potential" / DOMAIN_FILE).read_text()) == of_potential()
