@@ -113,3 +113,9 @@ def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
     for word in words:
         (overrides if is_override(word) else files).append(word)
     return files, overrides
+
+
+def formula_arguments(what: argparse._MutuallyExclusiveGroup) -> None:
+    """Add the options that name formulas to others of which one is required."""
+    what.add_argument("--formula", nargs="+", metavar="FORMULA", help="one or more formulas, e.g. TiO2")
+    what.add_argument("--formulas", type=local_path, metavar="FILE", help="file with one formula per line")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save_file
 
 from omatg_ray.commands.rank import Judges, RankOptions, rank_valid, who_says
 from omatg_ray.commands.ranked import AS_GENERATED, RankedCrystals
@@ -22,6 +20,7 @@ from omatg_ray.commands.relax import relaxation
 from omatg_ray.crystal.formula import cell_species, reduced_composition
 from omatg_ray.crystal.standard_crystal import SYMPREC
 from omatg_ray.errors import ConfigError, DataError
+from omatg_ray.evaluate.cases import model_fingerprint
 from omatg_ray.evaluate.domain import trained_on, warn_outside
 from omatg_ray.model.checks import recovery_of, refuse_unseen, warn_ineffective
 from omatg_ray.model.flow_model import FlowModel
@@ -163,7 +162,7 @@ class Search:
         self.trained = trained_on({str(options.model): start}, [energy, self.judges.second])
         warn_outside({str(options.model): start}, self.trained, species, "cells")
         self._recovery = recovery_of(start, options.model, map(len, species))
-        self._fingerprint = _fingerprint(start)
+        self._fingerprint = model_fingerprint(start)
         kind = LearningSampler if options.method == "reinforce" else FixedSampler
         self._sampler = kind(start, options.sampling, options.seed, options.chunk_pairs)
         self._loop = SearchLoop(cells, self._sampler, energy, options.relax, options.batch, options.block)
@@ -213,8 +212,8 @@ class Search:
         if not len(self._loop.archive):
             raise DataError("the search found no valid crystal yet; give it more samples, more steps or another model")
         all_ = self._loop.archive.all
-        asked = {_reduced(course.cells[0]): formula for formula, course in self.courses.items()}
-        formulas = [asked[_reduced(numbers)] for numbers in all_.crystals.atomic_numbers]
+        asked = {reduced_composition(formula): formula for formula in self.courses}
+        formulas = [asked[reduced_composition(text)] for text in all_.crystals.formulas()]
         best = {formula: course.best for formula, course in self.courses.items()}
         near = [
             row
@@ -378,15 +377,6 @@ def _cells(options: SearchOptions) -> dict[str, list[list[int]]]:
     return {formula: [cell_species(formula, z) for z in options.z] for formula in options.formulas}
 
 
-def _fingerprint(model: FlowModel) -> str:
-    """Return what tells a model again: a hash of its description and weights."""
-    weights = {
-        f"base.{name}": value for name, value in model.base_network.state_dict().items()
-    } | model.learned.state_dict()
-    content = save({name: value.detach().cpu().contiguous() for name, value in weights.items()})
-    return hashlib.sha256(model.description.model_dump_json().encode() + content).hexdigest()
-
-
 def _refuse_unusable(options: SearchOptions) -> None:
     """Refuse options that mean nothing.
 
@@ -418,9 +408,3 @@ def _refuse_small_budget(options: SearchOptions, most_for_one: int) -> None:
             f"--evaluations {options.evaluations}: relaxing one sample takes up to {most_for_one} "
             f"({options.relax + 1} energies with gradients, which count three each); give more, or lower --relax"
         )
-
-
-def _reduced(numbers: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    counts = Counter(numbers)
-    factor = math.gcd(*counts.values())
-    return tuple(sorted((number, count // factor) for number, count in counts.items()))

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.reward.fingerprint import distances_between, fingerprints
+from omatg_ray.rl.replay import SAME
 
-SAME = 0.02
-"""Two crystals with the same atoms count as one below this distance of their radial distribution functions."""
 SAME_ENERGY = 0.005
-"""And within so many eV/atom."""
+"""eV/atom within which crystals whose radial distribution functions are the same (`SAME`) count as one."""
 COLUMNS = ("energy", "count", "first", "converged")
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.validity import check_validity
 from omatg_ray.evaluate.relaxation import relax_all
 from omatg_ray.evaluate.settings import BLOCK
@@ -111,7 +110,7 @@ class SearchLoop:
         rows = energies.isfinite().nonzero().squeeze(1)
         found, energy = relaxed.crystals.select(rows), energies[rows]
         self.archive.add(found, energy, relaxed.converged[rows], [asked[row][1] + 1 for row in rows.tolist()])
-        self.sampler.learn(_single(found), energy)
+        self.sampler.learn(found.to("cpu", torch.float32), energy)
         taken = (relaxed.steps + 1).where(energies.isfinite(), self.relax + 1)  # a potential that fails costs, too
         spent = WITH_GRADIENT * taken.where(check_validity(crystals).valid, 0)
         self._note(asked, energies.tolist(), spent.tolist(), time.perf_counter() - start)
@@ -135,8 +134,3 @@ class SearchLoop:
                 course.best = min(course.best, energies[row])
             course.seconds += seconds * len(rows) / len(asked)
             course.history.append((course.samples, course.evaluations, course.seconds, course.best))
-
-
-def _single(crystals: CrystalBatch) -> CrystalBatch:
-    """Return the crystals in the precision of networks."""
-    return crystals.to("cpu", torch.float32)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from omatg_ray.assets import set_with
-from omatg_ray.cli.arguments import local_path, number, path_or_word
+from omatg_ray.cli.arguments import formula_arguments, number, path_or_word
 from omatg_ray.cli.output import crystals_arguments, crystals_output
 from omatg_ray.cli.ranked import RELAX_STEPS, ranking_arguments, write_ranked
 from omatg_ray.cli.sampling import sampling_arguments, sampling_values
@@ -53,8 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
     sampling_arguments(parser)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--formula", nargs="+", metavar="FORMULA", help="one or more formulas, e.g. TiO2")
-    what.add_argument("--formulas", type=local_path, metavar="FILE", help="file with one formula per line")
+    formula_arguments(what)
     what.add_argument(
         "--atoms",
         nargs="+",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from omatg_ray.cli.arguments import local_path, number, path_or_word
+from omatg_ray.cli.arguments import formula_arguments, number, path_or_word
 from omatg_ray.cli.output import CrystalsOutput, check_folder
 from omatg_ray.cli.ranked import RELAX_STEPS, ranking_arguments, write_ranked
 from omatg_ray.cli.sampling import sampling_arguments, sampling_values
@@ -37,8 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
     sampling_arguments(parser)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--formula", nargs="+", metavar="FORMULA", help="one or more formulas, e.g. TiO2")
-    what.add_argument("--formulas", type=local_path, metavar="FILE", help="file with one formula per line")
+    formula_arguments(what)
     parser.add_argument(
         "--z", default="1", help="formula units per cell, e.g. 2,4 or 1-4; samples take turns (default 1)"
     )
