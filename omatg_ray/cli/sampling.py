@@ -90,7 +90,7 @@ def sampling_arguments(sub: argparse.ArgumentParser, several: bool = False) -> N
         "--block",
         type=number(int, 1),
         metavar="N",
-        help="crystals generated and measured together, by one actor if there are several (default 256)",
+        help="crystals generated and measured together, by one actor if there are several (default 256; search: 8)",
     )
     sub.add_argument(
         "--ray",

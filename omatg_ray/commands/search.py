@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from omatg_ray.commands.rank import Judges, RankOptions, rank_valid, who_says
 from omatg_ray.commands.ranked import AS_GENERATED, RankedCrystals
 from omatg_ray.commands.relax import relaxation
+from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.formula import cell_species, reduced_composition
 from omatg_ray.crystal.standard_crystal import SYMPREC
 from omatg_ray.errors import ConfigError, DataError
@@ -29,9 +24,12 @@ from omatg_ray.run.atomic import replace_folder
 from omatg_ray.run.interrupt import StopRequest
 from omatg_ray.run.location import BUNDLED
 from omatg_ray.run.progress import Progress
+from omatg_ray.search.archive import Distinct
 from omatg_ray.search.convergence import Convergence, suspected_hole
-from omatg_ray.search.loop import Course, SearchLoop
+from omatg_ray.search.loop import BLOCK, Course, SearchLoop, Work
 from omatg_ray.search.sampler import FixedSampler, LearningSampler
+from omatg_ray.search.state import load_state, save_state
+from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.options import SamplingOptions
 
 Method = Literal["reinforce", "sample"]
@@ -39,7 +37,7 @@ STATE: Final = "state"
 """Folder of a search that holds what it continues from."""
 SAMPLER: Final = "sampler"
 """Folder of the model that it learned."""
-FORMAT: Final = "omatg_ray.search.1"
+FORMAT: Final = "omatg_ray.search.2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +49,13 @@ class SearchOptions(SamplingOptions):
         z: Formula units per cell; samples of a formula take turns with them.
         method: `reinforce`: the sampler learns from what was found; `sample`: it stays as it is.
         relax: Most relaxation steps of every sample.
-        batch: Samples of each formula between two updates of the sampler.
+        batch: Samples of each formula in a round.
+        block: Crystals generated and relaxed together, each block by one actor if there are several.
         minutes: Time after which no further round begins; None: no limit.
         evaluations: Most evaluations of the energy; one with gradients counts three. None: no limit.
         patience: Samples of a formula without a better one after which it is left.
         within: eV/atom above the best of its composition up to which crystals are compared and listed.
-        second_potential: Potential that judges the listed crystals too: name, folder or bundled.
+        second_potential: Potential that judges what is learned from and what is listed, too: name, folder or bundled.
         symprec: Tolerance in Å of space groups.
         folder: Where the state of the search is kept after every round; None keeps nothing.
         resume: Go on from the state in `folder`.
@@ -67,6 +66,7 @@ class SearchOptions(SamplingOptions):
     method: Method = "reinforce"
     relax: int = 100
     batch: int = 16
+    block: int = BLOCK
     minutes: float | None = None
     evaluations: int | None = None
     patience: int = 128
@@ -164,11 +164,14 @@ class Search:
         self._recovery = recovery_of(start, options.model, map(len, species))
         self._fingerprint = model_fingerprint(start)
         kind = LearningSampler if options.method == "reinforce" else FixedSampler
-        self._sampler = kind(start, options.sampling, options.seed, options.chunk_pairs)
-        self._loop = SearchLoop(cells, self._sampler, energy, options.relax, options.batch, options.block)
-        _refuse_small_budget(options, self._loop.most_for_one)
+        self._sampler = kind(start, options.seed)
+        work = Work(options.sampling, options.relax, options.batch, options.block, options.chunk_pairs)
+        self._loop = SearchLoop(cells, self._sampler, work, self.judges.second)
+        _refuse_small_budget(options, work.most_for_one)
         if options.resume:
-            self._load()
+            if options.folder is None:
+                raise ConfigError("resume: name the folder of the search to go on with")
+            load_state(Path(options.folder) / STATE, self._loop, self._identity())
 
     @property
     def model(self) -> FlowModel:
@@ -186,16 +189,21 @@ class Search:
         Raises:
             TrainingError: The loss of an update is not finite.
             DiskError: The state cannot be written.
+            ClusterError: There is no Ray cluster, it has no room, or nothing is left of it.
         """
         begin, options = time.monotonic(), self.options
         samples = sum(course.samples for course in self.courses.values())
-        with Progress(None, "search, samples", samples, shown=self.progress) as bar:
-            while (formulas := self._loop.unfinished(options.patience)) and self._room() != 0:
-                if options.minutes is not None and time.monotonic() - begin > 60.0 * options.minutes:
+        alone = replace(options, workers=0)  # nothing is matched before the end
+        with (
+            evaluation_backend(alone, self._sampler.start, self.judges.first, self.progress) as backend,
+            Progress(None, "search, samples", samples, shown=self.progress) as bar,
+        ):
+            rounds = self._loop.run(backend.evaluate, options.patience, options.evaluations)
+            while options.minutes is None or time.monotonic() - begin <= 60.0 * options.minutes:
+                if next(rounds, None) is None:
                     return
-                self._loop.round(formulas, self._room())
                 if options.folder is not None:
-                    self._save(options.folder / STATE)
+                    save_state(options.folder / STATE, self._loop, self._identity())
                 done = sum(course.samples for course in self.courses.values())
                 lowest = {name: f"{course.best:.3f}" for name, course in list(self.courses.items())[:4]}
                 bar.advance({"evaluations": str(self._loop.evaluations), **lowest}, done - samples)
@@ -211,19 +219,47 @@ class Search:
         options = self.options
         if not len(self._loop.archive):
             raise DataError("the search found no valid crystal yet; give it more samples, more steps or another model")
-        all_ = self._loop.archive.all
+        every = self._loop.archive.all
         asked = {reduced_composition(formula): formula for formula in self.courses}
-        formulas = [asked[reduced_composition(text)] for text in all_.crystals.formulas()]
-        best = {formula: course.best for formula, course in self.courses.items()}
+        formulas = [asked[reduced_composition(text)] for text in every.crystals.formulas()]
+        energies = every.energy.tolist()
         near = [
-            row
-            for row, (formula, energy) in enumerate(zip(formulas, all_.energy.tolist(), strict=True))
-            if energy <= best[formula] + options.within
+            energy <= self.courses[formula].best + options.within
+            for formula, energy in zip(formulas, energies, strict=True)
         ]
-        # In the order in which formulas were asked for, as those of `generate`.
+        unique, properties = self._rank(every, formulas, [row for row, listed in enumerate(near) if listed])
+        ranked = RankedCrystals(
+            unique,
+            properties,
+            sum(course.samples for course in self.courses.values()),
+            sum(course.invalid for course in self.courses.values()),
+            options.relax,
+            *who_says(self.trained),
+            symprec=options.symprec,
+            recovery=self._recovery,
+        )
+        counts: dict[str, list[int]] = {}
+        distinct: dict[str, list[float]] = {}
+        for row in properties:
+            counts.setdefault(row["formula"], []).append(row["copies"])
+            distinct.setdefault(row["formula"], []).append(row["energy_per_atom"])
+        for formula, energy, listed in zip(formulas, energies, near, strict=True):
+            if not listed:
+                distinct[formula].append(energy)
+        return Found(
+            ranked,
+            {formula: Convergence.of(each) for formula, each in counts.items()},
+            tuple(formula for formula, each in distinct.items() if suspected_hole(each)),
+        )
+
+    def _rank(
+        self, every: Distinct, formulas: Sequence[str], near: Sequence[int]
+    ) -> tuple[CrystalBatch, list[dict[str, Any]]]:
+        """Return the distinct ones of these rows, best first, in the order in which formulas were asked for."""
+        options = self.options
         places = {formula: place for place, formula in enumerate(self.courses)}
         rows = sorted(near, key=lambda row: places[formulas[row]])
-        crystals = all_.crystals.select(rows)
+        crystals = every.crystals.select(rows)
         about: dict[str, Any] = {
             "model": str(options.model),
             "method": options.method,
@@ -233,64 +269,29 @@ class Search:
             **self.judges.names,
             "seed": options.seed,
         }
-        unique, properties = rank_valid(
+        course = [
+            relaxation(float(every.energy[row]), bool(every.converged[row])) if options.relax else AS_GENERATED
+            for row in rows
+        ]
+        return rank_valid(
             crystals,
-            all_.energy[rows],
+            every.energy[rows],
             [
                 (formulas[row], self._units(formulas[row], len(numbers)))
                 for row, numbers in zip(rows, crystals.atomic_numbers, strict=True)
             ],
             [
-                {
-                    **about,
-                    "relaxation": relaxation(float(all_.energy[row]), bool(all_.converged[row]))
-                    if options.relax
-                    else AS_GENERATED,
-                    "first_sample": int(all_.first[row]),
-                }
-                for row in rows
+                {**about, "relaxation": relaxed, "first_sample": int(every.first[row])}
+                for row, relaxed in zip(rows, course, strict=True)
             ],
             self.judges,
             self.trained,
             RankOptions(symprec=options.symprec, workers=options.workers, timeout=options.timeout),
-            all_.count[rows].tolist(),
-        )
-        samples = sum(course.samples for course in self.courses.values())
-        invalid = sum(course.invalid for course in self.courses.values())
-        ranked = RankedCrystals(
-            unique,
-            properties,
-            samples,
-            invalid,
-            options.relax,
-            *who_says(self.trained),
-            symprec=options.symprec,
-            recovery=self._recovery,
-        )
-        counts: dict[str, list[int]] = {}
-        for row in properties:
-            counts.setdefault(row["formula"], []).append(row["copies"])
-        listed = set(near)
-        energies: dict[str, list[float]] = {formula: [] for formula in counts}
-        for one in properties:
-            energies[one["formula"]].append(one["energy_per_atom"])
-        for place, energy in enumerate(all_.energy.tolist()):
-            if place not in listed:
-                energies[formulas[place]].append(energy)
-        return Found(
-            ranked,
-            {formula: Convergence.of(each) for formula, each in counts.items()},
-            tuple(formula for formula, each in energies.items() if suspected_hole(each)),
+            every.count[rows].tolist(),
         )
 
     def _units(self, formula: str, atoms: int) -> int:
         return self.options.z[0] * atoms // len(self.courses[formula].cells[0])
-
-    def _room(self) -> int | None:
-        """Return how many samples the budget of evaluations still has room for; None: no limit."""
-        if self.options.evaluations is None:
-            return None
-        return max(0, self.options.evaluations - self._loop.evaluations) // self._loop.most_for_one
 
     def _identity(self) -> dict[str, Any]:
         """Return what may not change when a search is resumed."""
@@ -305,59 +306,10 @@ class Search:
             "sampling": repr(options.sampling),
             "relax": options.relax,
             "batch": options.batch,
+            "block": options.block,
+            "second_potential": None if self.judges.second is None else self.judges.second.potential.fingerprint,
             "seed": options.seed,
         }
-
-    def _save(self, folder: Path) -> None:
-        courses = {name: _as_json(course) for name, course in self.courses.items()}
-        text = json.dumps({"search": self._identity(), "courses": courses}, allow_nan=False)
-        tensors = {f"archive/{name}": value for name, value in self._loop.archive.state_dict().items()}
-        tensors |= {f"sampler/{name}": value for name, value in self._sampler.state_dict().items()}
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with replace_folder(folder) as temporary:
-            (temporary / "search.json").write_text(text, encoding="utf-8")
-            own = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-            save_file(own, temporary / "state.safetensors")
-
-    def _load(self) -> None:
-        folder = self.options.folder
-        if folder is None or not (folder / STATE / "search.json").is_file():
-            raise ConfigError(f"--resume: there is no search in {folder}; leave it out to start one")
-        try:
-            kept = json.loads((folder / STATE / "search.json").read_text(encoding="utf-8"))
-            tensors = load_file(folder / STATE / "state.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise ConfigError(f"--resume: the state in {folder / STATE} cannot be read: {error}") from error
-        now, before = self._identity(), kept["search"]
-        changed = [key for key in now if now[key] != before.get(key)]
-        if changed:
-            said = "; ".join(f"{key}: {before.get(key)} before, {now[key]} now" for key in changed)
-            raise ConfigError(f"--resume: the search in {folder} is another one ({said}); give the same options")
-        for name, values in kept["courses"].items():
-            _restore(self.courses[name], values)
-        parts: dict[str, dict[str, Any]] = {"archive": {}, "sampler": {}}
-        for key, value in tensors.items():
-            part, _, name = key.partition("/")
-            parts[part][name] = value
-        self._loop.archive.load_state_dict(parts["archive"])
-        self._sampler.load_state_dict(parts["sampler"])
-
-
-def _as_json(course: Course) -> dict[str, Any]:
-    """Return all of a course but its cells; JSON lacks infinity, the best energy before there is one."""
-    values = {field.name: getattr(course, field.name) for field in dataclasses.fields(course) if field.name != "cells"}
-    history = [(*numbers, best if math.isfinite(best) else None) for *numbers, best in course.history]
-    return values | {"history": history, "best": course.best if math.isfinite(course.best) else None}
-
-
-def _restore(course: Course, values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        setattr(course, name, value)
-    course.best = math.inf if values["best"] is None else values["best"]
-    course.history = [
-        (samples, evaluations, seconds, math.inf if best is None else best)
-        for samples, evaluations, seconds, best in values["history"]
-    ]
 
 
 def _cells(options: SearchOptions) -> dict[str, list[list[int]]]:
@@ -406,5 +358,5 @@ def _refuse_small_budget(options: SearchOptions, most_for_one: int) -> None:
     if options.evaluations is not None and options.evaluations < most_for_one:
         raise ConfigError(
             f"--evaluations {options.evaluations}: relaxing one sample takes up to {most_for_one} "
-            f"({options.relax + 1} energies with gradients, which count three each); give more, or lower --relax"
+            f"(an energy, and {options.relax + 1} with gradients, which count three each); give more, or lower --relax"
         )

@@ -78,11 +78,13 @@ class RayEvaluationBackend:
         if block.comparisons is not None:
             n = len(block.comparisons.pairs)
             match = MatchResult(torch.full((n,), math.nan, dtype=torch.float64), timed_out=0, failed=n)
+        unmoved = crystals.to("cpu", torch.float64)
+        relaxed = Relaxation(unmoved, failed, match, failed, torch.zeros(len(crystals), dtype=torch.bool), 0.0)
         return Assessed(
             energy=None if self.energy is None else failed,
             match=match,
             reward=RewardResult(failed, {}) if self._rewarded else None,
-            relaxed=Relaxation(crystals.to("cpu", torch.float64), failed, match, failed, 0.0) if block.relax else None,
+            relaxed=relaxed if block.relax else None,
         )
 
     def weigh(self, batches: Sequence[CrystalBatch]) -> Iterator[Tensor]:

@@ -94,6 +94,7 @@ class Relaxation:
         energy: eV/atom (B,), NaN where invalid or failed.
         match: As of the block.
         steps: Steps taken (B,), float64, NaN likewise.
+        converged: Whether they rest (B,), bool.
         processor: Processor seconds that the relaxing process spent on it.
     """
 
@@ -101,6 +102,7 @@ class Relaxation:
     energy: Tensor
     match: MatchResult | None
     steps: Tensor
+    converged: Tensor
     processor: float
 
 
@@ -207,7 +209,8 @@ def assess(
     processor = time.process_time() - start
     steps = relaxed.steps.double().where(relaxed.energy.isfinite(), torch.nan)
     rematch = _match(relaxed.crystals, comparisons, matcher)
-    after = Relaxation(relaxed.crystals, relaxed.energy / crystals.n_atoms, rematch, steps, processor)
+    energies = relaxed.energy / crystals.n_atoms
+    after = Relaxation(relaxed.crystals, energies, rematch, steps, relaxed.converged, processor)
     return Assessed(weights, match, rewarded, after)
 
 

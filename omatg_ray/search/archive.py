@@ -47,8 +47,13 @@ class Archive:
     def __len__(self) -> int:
         return sum(len(each.energy) for each in self._of.values())
 
-    def add(self, crystals: CrystalBatch, energy: Tensor, converged: Tensor, samples: Sequence[int]) -> None:
-        """Take in valid crystals with their energies (B,) in eV/atom and the numbers of their samples."""
+    def add(self, crystals: CrystalBatch, energy: Tensor, converged: Tensor, samples: Sequence[int]) -> list[int]:
+        """Take in valid crystals with their energies (B,) in eV/atom and the numbers of their samples.
+
+        Returns:
+            Rows of those that are new, or lower than one that is the same.
+        """
+        news = []
         for row, numbers in enumerate(crystals.atomic_numbers):
             crystal, key = crystals.select([row]), tuple(sorted(numbers))
             prints, number = fingerprints(crystal), torch.tensor([samples[row]])
@@ -56,6 +61,9 @@ class Archive:
             new = Distinct(crystal, energy[of_row].double(), torch.ones_like(number), number, converged[of_row], prints)
             old = self._of.get(key)
             self._of[key] = new if old is None else _merged(old, new)
+            if old is None or self._of[key].crystals is not old.crystals:
+                news.append(row)
+        return news
 
     @property
     def all(self) -> Distinct:

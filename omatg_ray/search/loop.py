@@ -1,17 +1,26 @@
-"""The rounds of a search: sample, relax, keep what differs, learn."""
+"""The rounds of a search: sample, relax, keep what differs, learn.
+
+Formulas work in two shifts that share a sampler: it learns from a round of one shift while actors work on a round of
+the other. Which version of the sampler makes which round is fixed by their order alone, so that any number of actors,
+and a search that goes on from a saved state, find the same.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
+from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.validity import check_validity
-from omatg_ray.evaluate.relaxation import relax_all
-from omatg_ray.evaluate.settings import BLOCK
+from omatg_ray.evaluate.backend import Block, EvaluationBackend, Measured
+from omatg_ray.model.sampling import Sampling
+from omatg_ray.policy.settings import CHUNK_PAIRS
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.search.archive import Archive
 from omatg_ray.search.sampler import FixedSampler
@@ -20,6 +29,10 @@ BETTER = 1e-3
 """eV/atom by which a new best crystal has to be lower to count as better."""
 WITH_GRADIENT = 3
 """What an energy with its gradients counts as, in evaluations of an energy."""
+BLOCK = 8
+"""Crystals generated and relaxed together, by one actor if there are several."""
+ASKED = 8
+"""Crystals of a cell, the lowest new ones of a round, about which a second potential is asked."""
 
 
 @dataclass
@@ -47,83 +60,207 @@ class Course:
     history: list[tuple[int, int, float, float]] = field(default_factory=list)
 
 
+Plan = list[tuple[str, int]]
+"""Samples of a round: formulas, and the numbers of the samples among those of their formula, from 0."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """How samples are made and relaxed.
+
+    Attributes:
+        sampling: How they are generated.
+        relax: Most steps of a relaxation.
+        batch: Samples of each formula in a round.
+        block: Crystals generated and relaxed together.
+        chunk_pairs: Ordered pairs of atoms per network call.
+    """
+
+    sampling: Sampling
+    relax: int
+    batch: int
+    block: int = BLOCK
+    chunk_pairs: int = CHUNK_PAIRS
+
+    @property
+    def most_for_one(self) -> int:
+        """Return the most evaluations that one sample may take: its energy, and energies with gradients."""
+        return 1 + (WITH_GRADIENT * (self.relax + 1) if self.relax else 0)
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A round that is being worked on.
+
+    Attributes:
+        rows: Places in its plan of the crystals that come, in order.
+        blocks: The crystals, as they come.
+    """
+
+    rows: Sequence[int]
+    blocks: Iterable[Iterator[Measured]]
+
+
+@dataclass(frozen=True)
+class _Relaxed:
+    """B samples of a round, in the order of its plan.
+
+    Attributes:
+        crystals: As they were relaxed.
+        energy: In eV/atom (B,), NaN where there is none.
+        converged: Whether they rest (B,), bool.
+        spent: Evaluations that each took (B,).
+    """
+
+    crystals: CrystalBatch
+    energy: Tensor
+    converged: Tensor
+    spent: Tensor
+
+
 class SearchLoop:
     """Search of several formulas that share one sampler.
 
     Args:
         formulas: Atomic numbers of the cells of each formula.
         sampler: Makes crystals.
-        energy: Relaxes them.
-        relax: Most steps of a relaxation.
-        batch: Samples of each formula in a round.
-        block: Crystals relaxed together.
+        work: How it makes them, and how they are relaxed.
+        second: Another potential; what is learned is then the mean of both energies, so that holes of one do not lead.
     """
 
     def __init__(
         self,
         formulas: Mapping[str, Sequence[Sequence[int]]],
         sampler: FixedSampler,
-        energy: MatGLEnergy,
-        relax: int,
-        batch: int,
-        block: int = BLOCK,
+        work: Work,
+        second: MatGLEnergy | None = None,
     ) -> None:
         self.courses = {formula: Course(cells) for formula, cells in formulas.items()}
-        self.sampler, self.energy, self.relax = sampler, energy, relax
-        self.batch, self.block = batch, block
+        self.sampler, self.work, self._second = sampler, work, second
         self.archive = Archive()
+        names = list(self.courses)
+        self._shifts = [names[0::2], names[1::2]] if len(names) > 1 else [names]
+        self.turn = 0
+        """Rounds planned so far, those without samples among them."""
+        self.plans: list[Plan] = []
+        """Rounds that are being worked on."""
 
     @property
     def evaluations(self) -> int:
         return sum(course.evaluations for course in self.courses.values())
 
-    @property
-    def most_for_one(self) -> int:
-        """Return the most evaluations that one sample may take."""
-        return WITH_GRADIENT * (self.relax + 1)
+    def run(
+        self, backend: EvaluationBackend, patience: int = 2**63, evaluations: int | None = None
+    ) -> Iterator[Mapping[str, Course]]:
+        """Search; yield after every round, where the state is one to go on from.
 
-    def unfinished(self, patience: int) -> list[str]:
-        """Return the formulas for which something better came within the last `patience` samples."""
-        return [name for name, course in self.courses.items() if course.samples - course.at < patience]
-
-    def round(self, formulas: Sequence[str], most: int | None = None) -> None:
-        """Sample every one of these formulas, at most `most` crystals in all; learn from them.
+        Args:
+            backend: Generates and relaxes.
+            patience: A formula is left after so many samples without a better one.
+            evaluations: Most evaluations of energies.
 
         Raises:
             DataError: The network does not know an element.
             TrainingError: The loss of an update is not finite.
         """
-        # Formula, and number of the sample; formulas take turns, so that a small budget is shared.
-        asked = [(name, self.courses[name].samples + turn) for turn in range(self.batch) for name in formulas][:most]
-        places = {formula: place for place, formula in enumerate(self.courses)}
-        species, indices, turns = [], [], []
-        for formula, number in asked:
-            cells = self.courses[formula].cells
-            species.append(list(cells[number % len(cells)]))
-            # Identities do not depend on which formulas are still searched.
-            turns.append(number // len(cells))
-            indices.append(number * len(places) + places[formula])
-        start = time.perf_counter()
-        crystals = self.sampler.generate(species, indices, turns)
-        relaxed = relax_all(crystals, self.energy, self.relax, self.block)
-        energies = relaxed.energy / relaxed.crystals.n_atoms
-        rows = energies.isfinite().nonzero().squeeze(1)
-        found, energy = relaxed.crystals.select(rows), energies[rows]
-        self.archive.add(found, energy, relaxed.converged[rows], [asked[row][1] + 1 for row in rows.tolist()])
-        self.sampler.learn(found.to("cpu", torch.float32), energy)
-        taken = (relaxed.steps + 1).where(energies.isfinite(), self.relax + 1)  # a potential that fails costs, too
-        spent = WITH_GRADIENT * taken.where(check_validity(crystals).valid, 0)
-        self._note(asked, energies.tolist(), spent.tolist(), time.perf_counter() - start)
+        plan = self._planner(patience, evaluations)
+        since, idle = time.perf_counter(), 0
+        learns = self.turn > 0
+        while len(self.plans) < len(self._shifts) - 1:
+            self.plans.append(plan())
+        rounds = deque(self._begin(backend, each) for each in self.plans)
+        while idle < len(self._shifts):
+            if learns:
+                self.sampler.learn()
+            self.plans.append(plan())
+            rounds.append(self._begin(backend, self.plans[-1]))
+            idle = 0 if any(self.plans) else idle + 1
+            done, finished = self.plans.pop(0), rounds.popleft()
+            if learns := bool(done):
+                relaxed = self._collect(finished)
+                now = time.perf_counter()
+                self._note(done, relaxed, now - since)
+                since = now
+                yield self.courses
 
-    def _note(
-        self, asked: Sequence[tuple[str, int]], energies: Sequence[float], spent: Sequence[int], seconds: float
-    ) -> None:
+    def _planner(self, patience: int, evaluations: int | None) -> Callable[[], Plan]:
+        """Return what plans the next round: of a shift, the formulas for which something better came lately."""
+
+        def plan() -> Plan:
+            shift = self._shifts[self.turn % len(self._shifts)]
+            self.turn += 1
+            courses = {name: self.courses[name] for name in shift}
+            names = [name for name, course in courses.items() if course.samples - course.at < patience]
+            room = None
+            if evaluations is not None:
+                coming = sum(map(len, self.plans))
+                room = max(0, (evaluations - self.evaluations) // self.work.most_for_one - coming)
+            # Formulas take turns, so that a small budget is shared.
+            turns = range(self.work.batch)
+            return [(name, courses[name].samples + turn) for turn in turns for name in names][:room]
+
+        return plan
+
+    def _begin(self, backend: EvaluationBackend, plan: Plan) -> _Round:
+        places = {formula: place for place, formula in enumerate(self.courses)}
+        cells = [self.courses[formula].cells for formula, _ in plan]
+        turns = [number // len(of) for (_, number), of in zip(plan, cells, strict=True)]
+        kinds = [number % len(of) for (_, number), of in zip(plan, cells, strict=True)]
+        # Identities do not depend on which formulas are still searched.
+        indices = [number * len(places) + places[formula] for formula, number in plan]
+        order, streams = [], []
+        for model, of_model in self.sampler.models(turns):
+            # Blocks of cells that are alike.
+            rows = sorted(of_model, key=lambda row: (places[plan[row][0]], kinds[row], turns[row]))
+            blocks = [
+                Block(
+                    species=[list(cells[row][kinds[row]]) for row in part],
+                    indices=[indices[row] for row in part],
+                    sampling=self.work.sampling,
+                    seed=self.sampler.seed,
+                    chunk_pairs=self.work.chunk_pairs,
+                    relax=self.work.relax,
+                    turns=[turns[row] for row in part],
+                )
+                for part in (rows[start : start + self.work.block] for start in range(0, len(rows), self.work.block))
+            ]
+            streams.append(backend.measure(model, blocks))
+            order += rows
+        return _Round(order, streams)
+
+    def _collect(self, finished: _Round) -> _Relaxed:
+        parts = [self._relaxed(block) for stream in finished.blocks for block in stream]
+        order = torch.tensor(finished.rows).argsort()
+        return _Relaxed(
+            CrystalBatch.cat(part.crystals for part in parts).select(order),
+            torch.cat([part.energy for part in parts])[order],
+            torch.cat([part.converged for part in parts])[order],
+            torch.cat([part.spent for part in parts])[order],
+        )
+
+    def _relaxed(self, block: Measured) -> _Relaxed:
+        found, valid = block.found, check_validity(block.crystals).valid.to("cpu")
+        if found.relaxed is None:
+            assert found.energy is not None, "a search needs a potential"
+            crystals = block.crystals.to("cpu", torch.float64)
+            return _Relaxed(crystals, found.energy, torch.zeros_like(valid), valid.long())
+        relaxed = found.relaxed
+        taken = relaxed.steps.nan_to_num(self.work.relax).long() + 1  # a potential that fails costs, too
+        spent = (1 + WITH_GRADIENT * taken).where(valid, 0)
+        return _Relaxed(relaxed.crystals, relaxed.energy, relaxed.converged, spent)
+
+    def _note(self, plan: Plan, relaxed: _Relaxed, seconds: float) -> None:
+        rows = relaxed.energy.isfinite().nonzero().squeeze(1)
+        found, energy = relaxed.crystals.select(rows), relaxed.energy[rows]
+        new = self.archive.add(found, energy, relaxed.converged[rows], [plan[row][1] + 1 for row in rows.tolist()])
+        self.sampler.take(*self._judged(found.select(new), energy[new]))
         of_round: dict[str, list[int]] = {}
-        for row, (formula, _) in enumerate(asked):
+        for row, (formula, _) in enumerate(plan):
             of_round.setdefault(formula, []).append(row)
-        for formula, rows in of_round.items():
+        energies, spent = relaxed.energy.tolist(), relaxed.spent.tolist()
+        for formula, samples in of_round.items():
             course = self.courses[formula]
-            for row in rows:
+            for row in samples:
                 course.samples += 1
                 course.evaluations += spent[row]
                 if not math.isfinite(energies[row]):
@@ -132,5 +269,18 @@ class SearchLoop:
                 if energies[row] < course.best - BETTER:
                     course.at = course.samples
                 course.best = min(course.best, energies[row])
-            course.seconds += seconds * len(rows) / len(asked)
+            course.seconds += seconds * len(samples) / len(plan)
             course.history.append((course.samples, course.evaluations, course.seconds, course.best))
+
+    def _judged(self, crystals: CrystalBatch, energy: Tensor) -> tuple[CrystalBatch, Tensor]:
+        """Return what is learned from, with its energies: with a second potential the lowest of each cell, by both."""
+        if self._second is None or not len(crystals):
+            return crystals, energy
+        taken: dict[tuple[int, ...], list[int]] = {}
+        for row in energy.argsort().tolist():
+            taken.setdefault(tuple(sorted(crystals.atomic_numbers[row])), []).append(row)
+        rows = sorted(row for of in taken.values() for row in of[:ASKED])
+        asked = crystals.select(rows)
+        both = (energy[rows] + self._second(asked).values["energy_per_atom"].to("cpu")) / 2
+        agreed = both.isfinite().nonzero().squeeze(1)
+        return asked.select(agreed), both[agreed]

@@ -16,7 +16,6 @@ from torch import Tensor
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.model.flow_model import FlowModel
-from omatg_ray.model.sampling import Sampling
 from omatg_ray.policy.drift import annealed_velocity
 from omatg_ray.policy.policy import Policy
 from omatg_ray.policy.settings import NoiseSettings
@@ -52,31 +51,37 @@ class FixedSampler:
 
     Args:
         start: The model.
-        sampling: How it generates.
         seed: Seed of the search.
-        chunk_pairs: Ordered pairs of atoms per network call.
     """
 
-    def __init__(self, start: FlowModel, sampling: Sampling, seed: int, chunk_pairs: int) -> None:
-        self.start, self.sampling, self.seed, self.chunk_pairs = start, sampling, seed, chunk_pairs
+    def __init__(self, start: FlowModel, seed: int) -> None:
+        self.start, self.seed = start, seed
 
     @property
     def model(self) -> FlowModel:
         """Return the sampler as it is now."""
         return self.start
 
-    def generate(self, species: Sequence[Sequence[int]], indices: Sequence[int], turns: Sequence[int]) -> CrystalBatch:
-        """Generate a crystal for each list of atomic numbers.
+    def models(self, turns: Sequence[int]) -> list[tuple[FlowModel, list[int]]]:
+        """Return which model makes which samples; what is learned later does not change these models.
 
         Args:
-            species: Atomic numbers of each cell.
-            indices: Identity of each, which seeds it.
-            turns: Number of each among the samples of its cell, from 0.
-        """
-        return self._generate(self.start, species, indices, turns)
+            turns: Number of each sample among those of its cell, from 0.
 
-    def learn(self, crystals: CrystalBatch, energy: Tensor) -> None:
-        """Take note of relaxed crystals, and of their energies (B,) in eV/atom; this one does not learn."""
+        Returns:
+            Models with the rows of their samples.
+        """
+        return [(self.start, list(range(len(turns))))]
+
+    def take(self, crystals: CrystalBatch, energy: Tensor) -> None:
+        """Take note of relaxed crystals, and of their energies (B,) in eV/atom."""
+
+    def learn(self) -> None:
+        """Learn from what was taken; this one does not.
+
+        Raises:
+            TrainingError: The loss of an update is not finite.
+        """
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what was learned, as tensors."""
@@ -89,31 +94,21 @@ class FixedSampler:
             ModelError: It belongs to another network.
         """
 
-    def _generate(
-        self, model: FlowModel, species: Sequence[Sequence[int]], indices: Sequence[int], turns: Sequence[int]
-    ) -> CrystalBatch:
-        sampling, seed, pairs = self.sampling, self.seed, self.chunk_pairs
-        return model.generate(species, sampling, seed, indices, pairs, turns=turns, judged=True)
-
 
 class LearningSampler(FixedSampler):
     """A model that learns from what it finds.
 
     Args:
         start: The model to begin with.
-        sampling: How it generates.
         seed: Seed of the search.
-        chunk_pairs: Ordered pairs of atoms per network call.
         learning: How it learns.
 
     Raises:
         ConfigError: The flow of this model is not trained here.
     """
 
-    def __init__(
-        self, start: FlowModel, sampling: Sampling, seed: int, chunk_pairs: int, learning: Learning | None = None
-    ) -> None:
-        super().__init__(start, sampling, seed, chunk_pairs)
+    def __init__(self, start: FlowModel, seed: int, learning: Learning | None = None) -> None:
+        super().__init__(start, seed)
         self.learning = learning = Learning() if learning is None else learning
         description = start.description
         try:
@@ -147,21 +142,18 @@ class LearningSampler(FixedSampler):
     def model(self) -> FlowModel:
         return self._model
 
-    def generate(self, species: Sequence[Sequence[int]], indices: Sequence[int], turns: Sequence[int]) -> CrystalBatch:
+    def models(self, turns: Sequence[int]) -> list[tuple[FlowModel, list[int]]]:
         explored = [row for row, turn in enumerate(turns) if turn % self.learning.explore == 0]
         others = [row for row, turn in enumerate(turns) if turn % self.learning.explore]
-        parts = [
-            self._generate(
-                model, [species[row] for row in rows], *([of[row] for row in rows] for of in (indices, turns))
-            )
-            for model, rows in ((self.start, explored), (self._model, others))
-            if rows
-        ]
-        order = [*explored, *others]
-        return CrystalBatch.cat(parts).select([order.index(row) for row in range(len(order))])
+        parts = [(self.start, explored)] if explored else []
+        if others:
+            parts.append((copy.deepcopy(self._model), others))
+        return parts
 
-    def learn(self, crystals: CrystalBatch, energy: Tensor) -> None:
-        self.replay.add([Best(crystals.to("cpu"), -energy.double())])
+    def take(self, crystals: CrystalBatch, energy: Tensor) -> None:
+        self.replay.add([Best(crystals.to("cpu", torch.float32), -energy.double())])
+
+    def learn(self) -> None:
         if not len(self.replay):
             return
         turns = range(self.rounds * self.learning.updates, (self.rounds + 1) * self.learning.updates)

@@ -10,7 +10,6 @@ from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model.description import ModelDescription
 from omatg_ray.model.flow_model import FlowModel, new_modules
-from omatg_ray.model.sampling import Sampling
 from omatg_ray.rl.flow_matching import matching_loss
 from omatg_ray.rl.replay import Best
 from omatg_ray.rl.settings import FieldWeights
@@ -41,7 +40,12 @@ def known() -> CrystalBatch:
 
 
 def sampler(model: FlowModel, learning: Learning = LEARNING) -> LearningSampler:
-    return LearningSampler(model, Sampling(4), 5, 10_000, learning)
+    return LearningSampler(model, 5, learning)
+
+
+def learn(one: FixedSampler, crystals: CrystalBatch, energy: torch.Tensor) -> None:
+    one.take(crystals, energy)
+    one.learn()
 
 
 def weights(module: nn.Module) -> torch.Tensor:
@@ -49,11 +53,10 @@ def weights(module: nn.Module) -> torch.Tensor:
 
 
 def test_a_model_as_it_is_stays_so() -> None:
-    fixed = FixedSampler(small_model(), Sampling(4), 5, 10_000)
+    fixed = FixedSampler(small_model(), 5)
     before = weights(fixed.model.base_network)
-    first = fixed.generate([NACL] * 3, [0, 1, 2], [0, 1, 2])
-    fixed.learn(known(), torch.tensor([-1.0, -1.0]))
-    assert torch.equal(first.pos, fixed.generate([NACL] * 3, [0, 1, 2], [0, 1, 2]).pos)
+    learn(fixed, known(), torch.tensor([-1.0, -1.0]))
+    assert fixed.models([0, 1, 2]) == [(fixed.start, [0, 1, 2])]
     assert torch.equal(before, weights(fixed.model.base_network))
     assert fixed.state_dict() == {}
 
@@ -65,7 +68,7 @@ def test_the_network_that_acts_first_learns(acts_from: float, reinforced: bool, 
     start = small_model(acts_from, reinforced)
     one = sampler(start)
     before = weights(start.base_network)
-    one.learn(known(), torch.tensor([-1.0, -1.0]))
+    learn(one, known(), torch.tensor([-1.0, -1.0]))
     assert torch.equal(weights(start.base_network), before), "the model that was given has changed"
     assert torch.equal(weights(one.model.base_network), before) == (learns != "base")
     if reinforced:
@@ -76,7 +79,7 @@ def test_the_network_that_acts_first_learns(acts_from: float, reinforced: bool, 
 def test_it_learns_the_flow_to_what_was_lowest() -> None:
     """Errors on examples that no update saw; those of crystals that lie higher do not count at temperature 0."""
     one = sampler(small_model(), Learning(updates=40, lr=1e-2, crystals=16, keep=1, temperature=0.0))
-    other = LearningSampler(small_model(), Sampling(4), 6, 10_000, one.learning)
+    other = LearningSampler(small_model(), 6, one.learning)
     lowest = known().select([0])
     other.replay.add([Best(lowest, torch.tensor([2.0], dtype=torch.float64))])
     unseen = other.replay.examples(0)
@@ -87,28 +90,38 @@ def test_it_learns_the_flow_to_what_was_lowest() -> None:
 
     before = errors()
     stretched = lowest.replace(lowest.pos, 3.0 * lowest.cell)
-    one.learn(CrystalBatch.cat([lowest, stretched]), torch.tensor([-2.0, 0.0]))
+    learn(one, CrystalBatch.cat([lowest, stretched]), torch.tensor([-2.0, 0.0]))
     after = errors()
     assert after["replay_cell"] < 0.5 * before["replay_cell"]
     assert after["replay_pos"] < before["replay_pos"]
 
 
 def test_one_sample_in_so_many_explores() -> None:
-    start, numbers = small_model(), [0, 1, 2, 3, 4, 5]
+    start = small_model()
     one = sampler(start)
-    one.learn(known(), torch.tensor([-1.0, -1.0]))
-    given = FixedSampler(start, Sampling(4), 5, 10_000).generate([NACL] * 6, numbers, numbers)
-    made = one.generate([NACL] * 6, numbers, numbers)
-    same = [torch.allclose(made.select([i]).pos, given.select([i]).pos, atol=1e-6) for i in numbers]
-    assert same == [True, False, False, True, False, False]
+    learn(one, known(), torch.tensor([-1.0, -1.0]))
+    (given, explored), (now, others) = one.models([0, 1, 2, 3, 4, 5, 7])
+    assert given is start and explored == [0, 3] and others == [1, 2, 4, 5, 6]
+    assert torch.equal(weights(now.base_network), weights(one.model.base_network))
+    assert [rows for _, rows in one.models([1, 2])] == [[0, 1]] and [rows for _, rows in one.models([0])] == [[0]]
+
+
+def test_what_makes_a_round_does_not_change_while_it_is_worked_on() -> None:
+    one = sampler(small_model())
+    learn(one, known(), torch.tensor([-1.0, -1.0]))
+    ((now, _),) = one.models([1])
+    before = weights(now.base_network)
+    learn(one, known(), torch.tensor([-1.0, -1.0]))
+    assert torch.equal(before, weights(now.base_network))
+    assert not torch.equal(before, weights(one.model.base_network))
 
 
 def test_a_restored_sampler_goes_on_as_the_other() -> None:
     first, second = sampler(small_model()), sampler(small_model())
-    first.learn(known(), torch.tensor([-1.0, -1.0]))
+    learn(first, known(), torch.tensor([-1.0, -1.0]))
     second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
     for one in (first, second):
-        one.learn(known(), torch.tensor([-1.1, -1.1]))
+        learn(one, known(), torch.tensor([-1.1, -1.1]))
     assert torch.equal(weights(first.model.base_network), weights(second.model.base_network))
     broken = {name: value[:1] if name.startswith("base/") else value for name, value in first.state_dict().items()}
     with pytest.raises(ModelError, match="another network"):
@@ -118,7 +131,7 @@ def test_a_restored_sampler_goes_on_as_the_other() -> None:
 def test_nothing_found_changes_nothing() -> None:
     one = sampler(small_model())
     before = weights(one.model.base_network)
-    one.learn(known().select([]), torch.zeros(0))
+    learn(one, known().select([]), torch.zeros(0))
     assert torch.equal(before, weights(one.model.base_network))
 
 

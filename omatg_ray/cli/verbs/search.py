@@ -21,7 +21,10 @@ the lowest ones, and go on until nothing better comes or the budget ends.
   omatg-ray search bundled --formula TiO2 --method sample        # the model as it is, to compare with
 
 --method reinforce matches the flow of the network that acts first, where the polymorph is decided, to the lowest
-crystals found of each cell; one sample in four stays with the model as it was given. Formulas share one sampler.
+crystals found of each cell; one sample in four stays with the model as it was given. Formulas share one sampler. With
+--second-potential it learns from the mean of both energies, so that a hole of one does not lead it.
+
+--ray rollout.workers=1,reward.workers=7 spreads samples over actors; any number of them finds the same.
 
 --to gets found.extxyz and a folder of CIF files (distinct crystals, best first; copies: how often each was found),
 report.html (best energy against evaluations; the best drawn), rounds.csv, and sampler/, a model to generate more with.
@@ -67,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=number(int, 1),
         default=16,
         metavar="N",
-        help="samples of each formula between two updates (default 16)",
+        help="samples of each formula in a round, after which the sampler learns (default 16)",
     )
     parser.add_argument(
         "--minutes",
@@ -122,8 +125,6 @@ def run(arguments: argparse.Namespace) -> None:
     units = tuple(parse_z(arguments.z))
     for formula in named:
         cell_species(formula, max(units))
-    if sampling["ray"].rollout.workers:
-        raise ConfigError("--ray: a search works in this process; leave it out, or search other formulas elsewhere")
     from omatg_ray.commands.search import SearchOptions, run_search
     from omatg_ray.report.search import write_search
 
