@@ -71,15 +71,27 @@ def _formulas(systems: Sequence[tuple[str, ...]], atoms: int, rng: random.Random
 
 def _of_system(symbols: tuple[str, ...], atoms: int, rng: random.Random) -> Iterator[dict[str, int]]:
     """Yield the formulas of a chemical system in random order."""
+    allowed = formulas_of(symbols, atoms)
+    rng.shuffle(allowed)
+    yield from allowed
+
+
+def formulas_of(symbols: Sequence[str], atoms: int) -> list[dict[str, int]]:
+    """Return all formulas that hold each of these elements, up to `MOST_UNITS` times, as `random_formulas` takes them.
+
+    Args:
+        symbols: Different elements.
+        atoms: Most atoms of a formula.
+
+    Returns:
+        Atoms by symbol.
+    """
     metallic = is_metallic(symbols)
-    allowed = [
-        counts
+    return [
+        dict(zip(symbols, counts, strict=True))
         for counts in product(range(1, MOST_UNITS + 1), repeat=len(symbols))
         if sum(counts) <= atoms and math.gcd(*counts) == 1 and (metallic or is_neutral(symbols, counts))
     ]
-    rng.shuffle(allowed)
-    for counts in allowed:
-        yield dict(zip(symbols, counts, strict=True))
 
 
 def is_neutral(symbols: Sequence[str], counts: Sequence[int]) -> bool:

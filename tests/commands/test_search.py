@@ -83,6 +83,13 @@ def test_it_searches_writes_and_says_how_far_to_trust_it(
     assert any(not torch.equal(moved[k], v) for k, v in FlowModel.load(base).base_network.state_dict().items())
 
 
+def test_a_chemical_system_gives_its_formulas(base: Path, workshop: Workshop, command: Command, tmp_path: Path) -> None:
+    words = ["--chemical-system", "Na-Cl", "--stoichiometry", "1:1", "--potential", workshop.potential]
+    done = command("search", base, *words, *WORDS, "--patience", 4, "--within", 50, "--to", tmp_path / "found")
+    assert done.code == 0, done.err
+    assert done.out.startswith("formulas of Na-Cl: NaCl\n") and "NaCl: the lowest was found" in done.out
+
+
 @pytest.mark.filterwarnings("ignore:outside of the training data")
 def test_a_resumed_search_does_what_an_uninterrupted_one_does(
     base: Path, workshop: Workshop, command: Command, tmp_path: Path
@@ -173,6 +180,7 @@ def test_what_cannot_be_searched_is_refused(
     refused(base, "NaCl", "--evaluations", 9).refuses("--evaluations 9", "up to 10", "--relax")
     refused(base, "LiFe").refuses("never trained on Li, Fe", code=1)
     refused(base, "NaQq").refuses("Qq", code=1)
+    refused(base, "NaCl", "--stoichiometry", "1:1").refuses("--stoichiometry", "--chemical-system")
     refused(base, "NaCl", "--z", "0").refuses("formula units '0'", code=1)
     refused(de_novo, "NaCl").refuses("species itself", code=1)
     refused(base, "NaCl", "--resume").refuses("no search in")

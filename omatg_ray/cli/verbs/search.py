@@ -18,6 +18,7 @@ the lowest ones, and go on until nothing better comes or the budget ends.
   omatg-ray search bundled --formula TiO2 --z 1,2
   omatg-ray search bundled --formula LiFePO4 --z 4 --potential POTENTIAL --minutes 30 --to runs/lifepo4
   omatg-ray search bundled --formulas list.txt --evaluations 100000
+  omatg-ray search bundled --chemical-system Ca-Ti-O --stoichiometry 1:1:3 3:2:7 --z 1,2
   omatg-ray search bundled --formula TiO2 --method sample        # the model as it is, to compare with
 
 --method reinforce matches the flow of the network that acts first, where the polymorph is decided, to the lowest
@@ -41,6 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling_arguments(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     formula_arguments(what)
+    what.add_argument(
+        "--chemical-system",
+        metavar="SYSTEM",
+        help="formulas that hold all of these elements, e.g. Li-Fe-P-O: those of --stoichiometry, else all of up to 12 "
+        "atoms that are neutral with common oxidation states",
+    )
+    parser.add_argument(
+        "--stoichiometry",
+        nargs="+",
+        metavar="RATIO",
+        help="atoms of each element of --chemical-system, in their order, e.g. 1:1:1:4 2:1:2:7",
+    )
     parser.add_argument(
         "--z", default="1", help="formula units per cell, e.g. 2,4 or 1-4; samples take turns (default 1)"
     )
@@ -107,6 +120,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run it."""
+    if arguments.stoichiometry and not arguments.chemical_system:
+        raise ConfigError("--stoichiometry: name the elements with --chemical-system, e.g. Li-Fe-P-O")
     folder = check_folder(arguments.to)
     assert folder is not None
     if not arguments.resume and folder.is_dir() and any(folder.iterdir()):
@@ -119,9 +134,14 @@ def run(arguments: argparse.Namespace) -> None:
     second = find_potential(arguments.second_potential)
     for potential in (sampling["potential"], second):
         require_potential(potential)
+    from omatg_ray.crystal.chemical_system import system_formulas
     from omatg_ray.crystal.formula import cell_species, parse_z, read_formulas
 
-    named = arguments.formula or read_formulas(find_file(arguments.formulas, "--formulas"))
+    if arguments.chemical_system:
+        named = system_formulas(arguments.chemical_system, arguments.stoichiometry or ())
+        print(f"formulas of {arguments.chemical_system}: {', '.join(named)}")
+    else:
+        named = arguments.formula or read_formulas(find_file(arguments.formulas, "--formulas"))
     units = tuple(parse_z(arguments.z))
     for formula in named:
         cell_species(formula, max(units))
