@@ -55,7 +55,7 @@ class WaitingActor:
     def __init__(self, waits: Waits) -> None:
         self.waits = waits
 
-    def about(self) -> Timed:
+    def info(self) -> Timed:
         about = {"pid": os.getpid(), "node_id": ray.get_runtime_context().get_node_id(), "software": software()}
         return Timed(about, 0.0)
 

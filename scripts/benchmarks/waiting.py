@@ -66,7 +66,7 @@ class WaitingWorker:
     def __init__(self, waits: Waits) -> None:
         self.waits, self.key = waits, ""
 
-    def about(self) -> Timed:
+    def info(self) -> Timed:
         about = {"pid": os.getpid(), "node_id": ray.get_runtime_context().get_node_id(), "software": software()}
         return Timed(about, 0.0)
 
@@ -81,7 +81,7 @@ class WaitingWorker:
         crystals = CrystalBatch(species, torch.zeros(n * atoms, 3), torch.eye(3).repeat(n, 1, 1), counts)
         return torch.zeros(self.waits.trajectory // 4), crystals, Timed(None, time.perf_counter() - start)
 
-    def score(self, crystals: CrystalBatch, members: int) -> Timed:
+    def score(self, crystals: CrystalBatch, *_: Any) -> Timed:
         start = time.perf_counter()
         time.sleep(self.waits.reward)
         n = len(crystals)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -388,3 +390,47 @@ def test_large_cells_are_measured_with_every_network(
     assert head.count("|") == row.count("|") == len(large_cells.NETWORKS) + 2
     assert row.startswith("| 3 | ") and row.count("ms") == row.count("MiB") == len(large_cells.NETWORKS)
     assert large_cells.model_of(NetworkSettings(hidden=8, neighbors=2)).description.network.neighbors == 2
+
+
+@pytest.mark.long
+def test_a_search_waits_for_its_actors_and_hardly_they_for_it() -> None:
+    words = [
+        "--formulas",
+        "6",
+        "--batch",
+        "8",
+        "--rollouts",
+        "1",
+        "--rewards",
+        "2",
+        "--generate",
+        "0.01",
+        "--rounds",
+        "2",
+    ]
+    words += ["--relax", "0.3", "--learn", "0.5"]
+    script = ROOT / "scripts" / "benchmarks" / "search.py"
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, timeout=250, check=True)
+    first, *rows = done.stdout.splitlines()
+    assert first == "6 formulas, 2 reward actors on 4 nodes, ideal 0.9 s"
+    found = [
+        re.fullmatch(r"shifts: (\d), a round of all formulas ([\d.]+) s, reward actors idle ([\d.]+)", row)
+        for row in rows
+    ]
+    seconds = {int(row[1]): float(row[2]) for row in found if row}
+    assert seconds.keys() == {1, 2} and min(seconds.values()) >= 0.8
+    assert seconds[1] >= 0.9 + 0.5 - 0.1, "in one shift they wait while the sampler learns"
+
+
+@pytest.mark.long
+def test_actors_that_wait_stand_in_for_all_roles(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are told what actors are told, so what these are told may not change without them."""
+    import control_plane
+
+    monkeypatch.setattr(control_plane, "WAITS", control_plane.Waits(rollout=0.1, reward=0.05, learn=0.05))
+    monkeypatch.setattr(control_plane, "ITERATIONS", 2)
+    monkeypatch.setattr("sys.argv", ["control_plane.py", "--workers", "1"])
+    control_plane.main()
+    assert "1 + 1 " in capsys.readouterr().out
