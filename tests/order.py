@@ -27,6 +27,7 @@ FIRST = (
     "tests/cluster/",
     "tests/rl/",
     "tests/model/",
+    "tests/search/test_random_crystals.py",
     "tests/parity/test_policies.py",
     "tests/test_light.py",
     "tests/report/",

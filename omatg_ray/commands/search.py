@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -27,12 +27,18 @@ from omatg_ray.run.progress import Progress
 from omatg_ray.search.archive import Distinct
 from omatg_ray.search.convergence import Convergence, suspected_hole
 from omatg_ray.search.loop import BLOCK, Course, SearchLoop, Work
-from omatg_ray.search.sampler import FixedSampler, LearningSampler
+from omatg_ray.search.sampler import FixedSampler, LearningSampler, RandomSampler
 from omatg_ray.search.state import load_state, save_state
 from omatg_ray.train.backend import evaluation_backend
 from omatg_ray.train.options import SamplingOptions
 
-Method = Literal["reinforce", "sample"]
+Method = Literal["reinforce", "sample", "random"]
+METHODS: Mapping[str, Callable[[FlowModel, int], FixedSampler]] = {
+    "reinforce": LearningSampler,
+    "sample": FixedSampler,
+    "random": RandomSampler,
+}
+"""Sampler of each method, of the model to begin with and the seed."""
 STATE: Final = "state"
 """Folder of a search that holds what it continues from."""
 SAMPLER: Final = "sampler"
@@ -47,7 +53,8 @@ class SearchOptions(SamplingOptions):
     Attributes:
         formulas: Chemical formulas, each of another composition.
         z: Formula units per cell; samples of a formula take turns with them.
-        method: `reinforce`: the sampler learns from what was found; `sample`: it stays as it is.
+        method: `reinforce`: the sampler learns from what was found; `sample`: it stays as it is; `random`: crystals of
+            random space groups, without the model.
         relax: Most relaxation steps of every sample.
         batch: Samples of each formula in a round.
         block: Crystals generated and relaxed together, each block by one actor if there are several.
@@ -128,7 +135,7 @@ def run_search(options: SearchOptions, progress: bool = False) -> Search:
         for _ in found:
             if stop.requested:
                 break
-    if options.folder is not None:
+    if options.folder is not None and options.method != "random":
         with replace_folder(options.folder / SAMPLER) as folder:
             found.model.save(folder)
     return found
@@ -153,18 +160,19 @@ class Search:
         device = options.prepare()
         start = FlowModel.load(options.model, device)
         start.require_given_species()
-        refuse_unseen(start, options.model, {formula: each[0] for formula, each in cells.items()})
-        warn_ineffective(start, [options.sampling])
+        models = {} if options.method == "random" else {str(options.model): start}
+        if models:
+            refuse_unseen(start, options.model, {formula: each[0] for formula, each in cells.items()})
+            warn_ineffective(start, [options.sampling])
         elements = frozenset(number for cell in species for number in cell)
         self.judges = Judges.load(options.potential, options.second_potential, elements, device)
         energy = self.judges.first
         assert energy is not None, "a search needs a potential"
-        self.trained = trained_on({str(options.model): start}, [energy, self.judges.second])
-        warn_outside({str(options.model): start}, self.trained, species, "cells")
-        self._recovery = recovery_of(start, options.model, map(len, species))
+        self.trained = trained_on(models, [energy, self.judges.second])
+        warn_outside(models, self.trained, species, "cells")
+        self._recovery = recovery_of(start, options.model, map(len, species)) if models else ""
         self._fingerprint = model_fingerprint(start)
-        kind = LearningSampler if options.method == "reinforce" else FixedSampler
-        self._sampler = kind(start, options.seed)
+        self._sampler = METHODS[options.method](start, options.seed)
         work = Work(options.sampling, options.relax, options.batch, options.block, options.chunk_pairs)
         self._loop = SearchLoop(cells, self._sampler, work, self.judges.second)
         _refuse_small_budget(options, work.most_for_one)
@@ -260,12 +268,15 @@ class Search:
         places = {formula: place for place, formula in enumerate(self.courses)}
         rows = sorted(near, key=lambda row: places[formulas[row]])
         crystals = every.crystals.select(rows)
-        about: dict[str, Any] = {
+        of_model: dict[str, Any] = {
             "model": str(options.model),
-            "method": options.method,
             "steps": options.sampling.steps,
             "noise": options.sampling.noise,
             **({} if options.sampling.guidance == UNGUIDED else {"guidance": repr(options.sampling.guidance)}),
+        }
+        about: dict[str, Any] = {
+            "method": options.method,
+            **(of_model if options.method != "random" else {}),
             **self.judges.names,
             "seed": options.seed,
         }

@@ -17,8 +17,7 @@ from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.distributed.actor_set import ActorSet
 from omatg_ray.distributed.failures import ObjectHandle, OutputLost, fetch
 from omatg_ray.distributed.worker_group import Request
-from omatg_ray.evaluate.backend import Assessed, Block, Measured, Relaxation, Spent
-from omatg_ray.model.flow_model import FlowModel
+from omatg_ray.evaluate.backend import Assessed, Block, CrystalGenerator, Measured, Relaxation, Spent
 from omatg_ray.reward.energy import MatGLEnergy
 from omatg_ray.reward.matching import MatchResult, MatchSettings
 from omatg_ray.reward.protocol import RewardResult
@@ -39,7 +38,7 @@ class RayEvaluationBackend:
         self._loop, self._rollout, self._reward = actors.loop, actors.pools["rollout"], actors.pools["reward"]
         self.energy, self.stol, self._rewarded = energy, MatchSettings().stol, rewarded
 
-    def measure(self, model: FlowModel, blocks: Sequence[Block]) -> Iterator[Measured]:
+    def measure(self, model: CrystalGenerator, blocks: Sequence[Block]) -> Iterator[Measured]:
         published = ObjectHandle(ray.put(model))
         measured: dict[int, Measured] = {}
 

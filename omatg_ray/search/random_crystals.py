@@ -113,6 +113,10 @@ class RandomCrystal:
 class RandomCrystals:
     """Makes crystals at random, wherever a `FlowModel` would generate them."""
 
+    def to(self, _: torch.device | str) -> RandomCrystals:
+        """Return it as it is: it works on the CPU."""
+        return self
+
     def generate(
         self,
         species: Sequence[Sequence[int]],

@@ -1,4 +1,4 @@
-"""The sampler of a search: a model as it is, or one that learns from what was found.
+"""The sampler of a search: random crystals, a model as it is, or one that learns from what was found.
 
 The network that acts at the start of a trajectory, where the polymorph is decided, learns: the base of a model that was
 reinforced to act later, else the network of the model. Its flow is matched to the lowest crystals found of each cell.
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ConfigError, ModelError
+from omatg_ray.evaluate.backend import CrystalGenerator
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.policy.drift import annealed_velocity
 from omatg_ray.policy.policy import Policy
@@ -23,6 +24,7 @@ from omatg_ray.rl.learner import Learner
 from omatg_ray.rl.replay import Best, Replay
 from omatg_ray.rl.settings import REPLAY, FieldWeights, LearnerSettings, ObjectiveSettings, ReplaySettings
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
+from omatg_ray.search.random_crystals import RandomCrystals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +64,14 @@ class FixedSampler:
         """Return the sampler as it is now."""
         return self.start
 
-    def models(self, turns: Sequence[int]) -> list[tuple[FlowModel, list[int]]]:
+    def models(self, turns: Sequence[int]) -> list[tuple[CrystalGenerator, list[int]]]:
         """Return which model makes which samples; what is learned later does not change these models.
 
         Args:
             turns: Number of each sample among those of its cell, from 0.
 
         Returns:
-            Models with the rows of their samples.
+            Models, or what stands in for them, with the rows of their samples.
         """
         return [(self.start, list(range(len(turns))))]
 
@@ -93,6 +95,13 @@ class FixedSampler:
         Raises:
             ModelError: It belongs to another network.
         """
+
+
+class RandomSampler(FixedSampler):
+    """Random crystals (`RandomCrystals`); no model is asked."""
+
+    def models(self, turns: Sequence[int]) -> list[tuple[CrystalGenerator, list[int]]]:
+        return [(RandomCrystals(), list(range(len(turns))))]
 
 
 class LearningSampler(FixedSampler):
@@ -142,10 +151,10 @@ class LearningSampler(FixedSampler):
     def model(self) -> FlowModel:
         return self._model
 
-    def models(self, turns: Sequence[int]) -> list[tuple[FlowModel, list[int]]]:
+    def models(self, turns: Sequence[int]) -> list[tuple[CrystalGenerator, list[int]]]:
         explored = [row for row, turn in enumerate(turns) if turn % self.learning.explore == 0]
         others = [row for row, turn in enumerate(turns) if turn % self.learning.explore]
-        parts = [(self.start, explored)] if explored else []
+        parts: list[tuple[CrystalGenerator, list[int]]] = [(self.start, explored)] if explored else []
         if others:
             parts.append((copy.deepcopy(self._model), others))
         return parts

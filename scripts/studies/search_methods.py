@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from omatg_ray.assets import crystals as bundled_crystals
+from omatg_ray.commands.search import METHODS
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import read_dataset
@@ -34,9 +35,7 @@ from omatg_ray.run.atomic import write_json
 from omatg_ray.run.progress import Progress
 from omatg_ray.search.archive import Distinct
 from omatg_ray.search.loop import SearchLoop, Work
-from omatg_ray.search.sampler import FixedSampler, LearningSampler
 
-METHODS = {"sample": FixedSampler, "reinforce": LearningSampler}
 HIT = 5e-3
 """eV/atom above the lowest known polymorph."""
 CONFIRMED = 10e-3

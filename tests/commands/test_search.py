@@ -138,6 +138,21 @@ def test_sampling_alone_leaves_the_model_as_it_is(base: Path, workshop: Workshop
     assert torch.equal(crystals.pos, FlowModel.load(base).generate([[11, 17]] * 4, Sampling(4), judged=True).pos)
 
 
+def test_random_crystals_need_no_model(base: Path, workshop: Workshop, command: Command, tmp_path: Path) -> None:
+    words = ["--formula", "NaCl", "--potential", workshop.potential, "--method", "random", "--to", tmp_path / "found"]
+    done = command("search", base, *words, *WORDS, "--evaluations", 16 * ONE, "--within", 50)
+    assert done.code == 0, done.err
+    assert {path.name for path in (tmp_path / "found").iterdir()} == {
+        *("cif", "found.extxyz", "report.html", "rounds.csv", "state"),
+    }, "nothing was learned that could be kept"
+    found = read_dataset(tmp_path / "found" / "found.extxyz", reduce=False)
+    assert {row["method"] for row in found.properties} == {"random"}
+    assert "model" not in found.properties[0]
+    assert sum(int(row["copies"]) for row in found.properties) >= 16, "random crystals are valid"
+    again = command("search", base, *words, *WORDS, "--evaluations", 32 * ONE, "--within", 50, "--resume")
+    assert again.code == 0, again.err
+
+
 def test_formulas_are_left_one_by_one_and_time_ends_it(base: Path, workshop: Workshop) -> None:
     one = Search(options(base, workshop, formulas=("NaCl", "KBr"), patience=12))
     one.courses["KBr"].at = -20  # nothing better came for long

@@ -7,13 +7,16 @@ from torch import nn
 from omatg_ray.crystal.base import BaseDistribution, InformedCell
 from omatg_ray.crystal.batch import CrystalBatch
 from omatg_ray.errors import ConfigError, ModelError
+from omatg_ray.evaluate.backend import Block
 from omatg_ray.flow.settings import PathSettings
 from omatg_ray.model.description import ModelDescription
 from omatg_ray.model.flow_model import FlowModel, new_modules
+from omatg_ray.model.sampling import Sampling
 from omatg_ray.rl.flow_matching import matching_loss
 from omatg_ray.rl.replay import Best
 from omatg_ray.rl.settings import FieldWeights
-from omatg_ray.search.sampler import FixedSampler, Learning, LearningSampler
+from omatg_ray.search.random_crystals import RandomCrystals
+from omatg_ray.search.sampler import FixedSampler, Learning, LearningSampler, RandomSampler
 from tests.small import NOISE, SIZE, rock_salt, small_network
 
 NACL = [11, 17]
@@ -59,6 +62,17 @@ def test_a_model_as_it_is_stays_so() -> None:
     assert fixed.models([0, 1, 2]) == [(fixed.start, [0, 1, 2])]
     assert torch.equal(before, weights(fixed.model.base_network))
     assert fixed.state_dict() == {}
+
+
+def test_random_crystals_stand_in_for_a_model() -> None:
+    one = RandomSampler(small_model(), 5)
+    ((random, rows),) = one.models([0, 1, 2])
+    assert rows == [0, 1, 2]
+    block = Block([NACL] * 3, [4, 5, 6], Sampling(4), seed=5)
+    made, _ = block.generate(random)
+    torch.testing.assert_close(made.pos, RandomCrystals().generate([NACL] * 3, seed=5, indices=[4, 5, 6]).pos)
+    learn(one, known(), torch.tensor([-1.0, -1.0]))
+    assert one.state_dict() == {}
 
 
 @pytest.mark.parametrize(

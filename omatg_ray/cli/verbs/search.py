@@ -59,9 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--method",
-        choices=["reinforce", "sample"],
+        choices=["reinforce", "sample", "random"],
         default="reinforce",
-        help="reinforce: the sampler learns from what was found (default); sample: it stays as it is",
+        help="reinforce: the sampler learns from what was found (default); sample: it stays as it is; random: crystals "
+        "of random space groups (AIRSS), MODEL is not asked",
     )
     parser.add_argument(
         "--potential",
