@@ -27,6 +27,7 @@ from omatg_ray.run.progress import Progress
 from omatg_ray.search.archive import Distinct
 from omatg_ray.search.convergence import Convergence, suspected_hole
 from omatg_ray.search.loop import BLOCK, Course, SearchLoop, Work
+from omatg_ray.search.phases import Phases
 from omatg_ray.search.sampler import FixedSampler, LearningSampler, RandomSampler
 from omatg_ray.search.state import load_state, save_state
 from omatg_ray.train.backend import evaluation_backend
@@ -63,6 +64,7 @@ class SearchOptions(SamplingOptions):
         patience: Samples of a formula without a better one after which it is left.
         within: eV/atom above the best of its composition up to which crystals are compared and listed.
         second_potential: Potential that judges what is learned from and what is listed, too: name, folder or bundled.
+        phases: Crystals of competing phases, one of each element among them; what is listed gets `above_hull`.
         symprec: Tolerance in Å of space groups.
         folder: Where the state of the search is kept after every round; None keeps nothing.
         resume: Go on from the state in `folder`.
@@ -79,6 +81,7 @@ class SearchOptions(SamplingOptions):
     patience: int = 128
     within: float = 0.2
     second_potential: str | None = None
+    phases: Path | None = None
     symprec: float = SYMPREC
     folder: Path | None = None
     resume: bool = False
@@ -168,6 +171,7 @@ class Search:
         self.judges = Judges.load(options.potential, options.second_potential, elements, device)
         energy = self.judges.first
         assert energy is not None, "a search needs a potential"
+        self._phases = None if options.phases is None else Phases.load(options.phases, energy, options.relax, elements)
         self.trained = trained_on(models, [energy, self.judges.second])
         warn_outside(models, self.trained, species, "cells")
         self._recovery = recovery_of(start, options.model, map(len, species)) if models else ""
@@ -284,7 +288,7 @@ class Search:
             relaxation(float(every.energy[row]), bool(every.converged[row])) if options.relax else AS_GENERATED
             for row in rows
         ]
-        return rank_valid(
+        unique, properties = rank_valid(
             crystals,
             every.energy[rows],
             [
@@ -300,6 +304,10 @@ class Search:
             RankOptions(symprec=options.symprec, workers=options.workers, timeout=options.timeout),
             every.count[rows].tolist(),
         )
+        if self._phases is not None:
+            above = self._phases.above_hull(unique, [row["energy_per_atom"] for row in properties])
+            properties = [{**row, "above_hull": value} for row, value in zip(properties, above, strict=True)]
+        return unique, properties
 
     def _units(self, formula: str, atoms: int) -> int:
         return self.options.z[0] * atoms // len(self.courses[formula].cells[0])

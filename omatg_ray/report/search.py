@@ -112,6 +112,7 @@ def _drawn(formula: str, structures: Sequence[Structure], properties: Sequence[R
 def _table(structures: Sequence[Structure], properties: Sequence[Row]) -> str:
     head = ["formula", "rank", "z", "eV/atom", "above the best", "space group", "g/cm³", "found", "first by sample"]
     second = any(row["second_energy_above_best"] is not None for row in properties)
+    phases = any("above_hull" in row for row in properties)
     rows = [
         [
             row["formula"],
@@ -124,7 +125,9 @@ def _table(structures: Sequence[Structure], properties: Sequence[Row]) -> str:
             str(row["copies"]),
             str(row["first_sample"]),
             *([format_number(row["second_energy_above_best"], "{:+.4f}")] if second else []),
+            *([format_number(row["above_hull"], "{:+.4f}")] if phases else []),
         ]
         for structure, row in zip(structures, properties, strict=True)
     ]
-    return table([*head, *(["above the best, second potential"] if second else [])], rows)
+    head += ["above the best, second potential"] * second + ["above the hull"] * phases
+    return table(head, rows)

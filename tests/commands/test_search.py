@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from pymatgen.core import Lattice, Structure
 
 import omatg_ray as og
 from omatg_ray.commands.search import Search, SearchOptions, search
 from omatg_ray.crystal.read import read_dataset
+from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ConfigError, DataError
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
@@ -136,6 +138,21 @@ def test_sampling_alone_leaves_the_model_as_it_is(base: Path, workshop: Workshop
     assert course.evaluations == course.samples - course.invalid
     crystals = one.model.generate([[11, 17]] * 4, Sampling(4), judged=True)
     assert torch.equal(crystals.pos, FlowModel.load(base).generate([[11, 17]] * 4, Sampling(4), judged=True).pos)
+
+
+def test_competing_phases_say_what_is_stable(base: Path, workshop: Workshop, command: Command, tmp_path: Path) -> None:
+    phases, to = tmp_path / "phases.extxyz", tmp_path / "found"
+    write_structures(phases, [Structure(Lattice.cubic(3.2), [symbol], [[0, 0, 0]]) for symbol in ("Na", "Cl", "Br")])
+    words = ["--formula", "NaCl", "NaBr", "--potential", workshop.potential, "--phases", phases, "--to", to]
+    done = command("search", base, *words, *WORDS, "--evaluations", 16 * ONE, "--within", 50)
+    assert done.code == 0, done.err
+    found = read_dataset(to / "found.extxyz", reduce=False)
+    rows = [row for row in found.properties if row["formula"] == "NaCl"]
+    # All of a composition lie above the same point of the hull.
+    hull = {round(float(row["energy_per_atom"]) - float(row["above_hull"]), 4) for row in rows}
+    assert len(hull) == 1
+    assert f"NaCl: {float(rows[0]['above_hull']):+.4f} eV/atom above the hull of the phases" in done.out
+    assert "above the hull" in (to / "report.html").read_text()
 
 
 def test_random_crystals_need_no_model(base: Path, workshop: Workshop, command: Command, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from omatg_ray.cli.arguments import formula_arguments, number, path_or_word
 from omatg_ray.cli.output import CrystalsOutput, check_folder
@@ -114,6 +115,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="list crystals up to E eV/atom above the best of their composition (default 0.2)",
     )
     parser.add_argument(
+        "--phases",
+        type=path_or_word,
+        metavar="FILE",
+        help="crystals of competing phases, one of each element among them, relaxed like the samples. What is found "
+        "gets above_hull: eV/atom above the hull of these and of the best of the other formulas",
+    )
+    parser.add_argument(
         "--to", type=path_or_word, default="search", metavar="DIR", help="folder to write (default search)"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the search in --to")
@@ -154,6 +162,7 @@ def run(arguments: argparse.Namespace) -> None:
         formulas=tuple(named),
         z=units,
         second_potential=second,
+        phases=None if arguments.phases is None else find_file(Path(arguments.phases), "--phases"),
         folder=folder,
         **{name: getattr(arguments, name) for name in names},
         **sampling,
@@ -170,6 +179,9 @@ def run(arguments: argparse.Namespace) -> None:
             f"no valid crystal in {course.samples} samples; more samples, more steps or another model may find one"
         )
         print(f"{formula}: {found.convergence.get(formula, nothing)}")
+    for row in found.ranked.properties:
+        if row["rank"] == 1 and "above_hull" in row:
+            print(f"{row['formula']}: {row['above_hull']:+.4f} eV/atom above the hull of the phases")
     for formula in found.holes:
         print(
             f"{formula}: the lowest energy lies far below all others, which a hole of the potential would do, too; "
