@@ -11,7 +11,7 @@ from typing import Any
 from omatg_ray.assets import set_with
 from omatg_ray.commands.ablate_settings import AblationSettings, SetSettings
 from omatg_ray.commands.evaluate import MeasureOptions, evaluation_session
-from omatg_ray.config import DataSettings
+from omatg_ray.crystal.settings import DataSettings
 from omatg_ray.errors import ConfigError, ModelError
 from omatg_ray.evaluate.ablation import HandMade, Tuned, best_kind, summarize, tune
 from omatg_ray.evaluate.cases import Case, evaluate_cases

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from omatg_ray.assets import crystals
-from omatg_ray.config import DataSettings
 from omatg_ray.crystal.composition import symbol
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.domain import INSIDE, UNKNOWN, Trained, judge, report_outside
 from omatg_ray.crystal.file_names import kinds_of
 from omatg_ray.crystal.read import OnError, Survey, Unusable, lines, survey
+from omatg_ray.crystal.settings import DataSettings
 from omatg_ray.crystal.split import Split
 from omatg_ray.errors import DataError
 from omatg_ray.evaluate.duplicates import COMPARISONS, Duplicates, find_duplicates

@@ -7,9 +7,9 @@ import json
 import warnings
 from collections.abc import Iterable
 
-from omatg_ray.config import CompositionSettings, RandomFormulas
 from omatg_ray.crystal.formula import MAX_ATOMS_PER_CELL, cell_species, parse_formula, read_formulas
 from omatg_ray.crystal.random_formulas import random_formulas
+from omatg_ray.crystal.settings import CompositionSettings, RandomFormulas
 from omatg_ray.errors import ConfigError, FormulaError
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from omatg_ray.assets import model_named, require
-from omatg_ray.config import UNNAMED_DATA, Config
+from omatg_ray.config import Config
+from omatg_ray.crystal.settings import UNNAMED_DATA
 from omatg_ray.errors import ConfigError, DataError
 from omatg_ray.model.schedule import require_schedule
 from omatg_ray.reward.options import UNNAMED_POTENTIAL

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from omatg_ray.config import Config, DataSettings
+from omatg_ray.config import Config
 from omatg_ray.crystal.dataset import CrystalDataset
+from omatg_ray.crystal.settings import DataSettings
 from omatg_ray.errors import ConfigError, DataError, RewardError
 from omatg_ray.evaluate.cases import dataset_fingerprint
 from omatg_ray.reward.build import build_scorers, fingerprint

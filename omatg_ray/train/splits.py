@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from omatg_ray.assets import crystals
-from omatg_ray.config import UNNAMED_DATA, DataSettings
 from omatg_ray.crystal.dataset import CrystalDataset
 from omatg_ray.crystal.read import OnError, read_dataset
+from omatg_ray.crystal.settings import UNNAMED_DATA, DataSettings
 from omatg_ray.crystal.split import Split, split_by_composition
 from omatg_ray.crystal.write import RESERVED_NAMES, write_structures
 from omatg_ray.errors import ConfigError

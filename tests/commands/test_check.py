@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from omatg_ray.config import DataSettings
 from omatg_ray.crystal.read import read_dataset
+from omatg_ray.crystal.settings import DataSettings
 from omatg_ray.crystal.split import split_by_composition
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.model.flow_model import FlowModel

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from omatg_ray.commands.train import train
-from omatg_ray.config import CompositionSettings, Config
+from omatg_ray.config import Config
+from omatg_ray.crystal.settings import CompositionSettings
 from omatg_ray.errors import ConfigError
 from omatg_ray.train.build import build_run
 from omatg_ray.train.cells import asked_cells
