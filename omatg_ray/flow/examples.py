@@ -63,14 +63,35 @@ def draw_examples(
         paths: Paths of the flow.
         earliest: Times are uniform from here to 1.
     """
-    x_0 = paired(base.sample(crystals.atomic_numbers, seeds, crystals), crystals, paths.pairing)
     draws = [generator(seed, "time") for seed in seeds]
     t = torch.cat([torch.rand(1, generator=rng) for rng in draws])
     first, last = (max(earliest, TIME_MARGIN), 1.0 - TIME_MARGIN) if paths.open_ended else (earliest, 1.0)
     t = first + (last - first) * t
+    state, velocity = draw_states(crystals, t, seeds, draws, base, paths)
+    return Examples(state, t, velocity, 1.0 / len(t))
+
+
+def draw_states(
+    crystals: CrystalBatch,
+    t: Tensor,
+    seeds: Sequence[int],
+    draws: Sequence[torch.Generator],
+    base: BaseDistribution,
+    paths: PathSettings,
+) -> tuple[CrystalBatch, Fields]:
+    """Draw a state x_t on a path to each crystal, and return the states with the velocities of the paths there.
+
+    Args:
+        crystals: The ends of the paths x_1, on the CPU.
+        t: Times (B,).
+        seeds: Seeds of x_0.
+        draws: Random numbers of the Gaussians of each path, if it has any.
+        base: Distribution of x_0.
+        paths: Paths of the flow.
+    """
+    x_0 = paired(base.sample(crystals.atomic_numbers, seeds, crystals), crystals, paths.pairing)
     z: Fields = {}
     for field in paths.with_gamma:
         shapes = [(n, 3) if field == "pos" else (1, 3, 3) for n in crystals.layout.sizes]
         z[field] = torch.cat([torch.randn(shape, generator=rng) for rng, shape in zip(draws, shapes, strict=True)])
-    state, velocity = interpolate(paths, x_0, crystals, t, z)
-    return Examples(state, t, velocity, 1.0 / len(t))
+    return interpolate(paths, x_0, crystals, t, z)

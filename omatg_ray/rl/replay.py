@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -145,6 +145,11 @@ class Replay:
 
     def __len__(self) -> int:
         return sum(len(best.reward) for best in self._kept.values())
+
+    @property
+    def kept(self) -> Mapping[Cell, Best]:
+        """Return what is kept of each cell, the best first."""
+        return dict(self._kept)
 
     @property
     def reward(self) -> float:

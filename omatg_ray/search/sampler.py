@@ -25,6 +25,7 @@ from omatg_ray.rl.replay import Best, Replay
 from omatg_ray.rl.settings import REPLAY, FieldWeights, LearnerSettings, ObjectiveSettings, ReplaySettings
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
 from omatg_ray.search.random_crystals import RandomCrystals
+from omatg_ray.search.restarts import Restarts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,8 @@ class Learning:
         crystals: Examples of an update.
         keep: Distinct crystals kept of each cell, the lowest ones.
         temperature: T in eV/atom of the weights exp(−E / T) with which they are drawn.
-        explore: One sample of each cell in so many is of the model as it was given.
+        period: Of so many samples of a cell, the first is of the model as it was given (explores), the second restarts
+            from a crystal that is kept (`Restarts`), and the others are of the model that has learned so far.
     """
 
     updates: int = 20
@@ -45,7 +47,7 @@ class Learning:
     crystals: int = 32
     keep: int = 4
     temperature: float = 0.05
-    explore: int = 4
+    period: int = 4
 
 
 class FixedSampler:
@@ -152,12 +154,13 @@ class LearningSampler(FixedSampler):
         return self._model
 
     def models(self, turns: Sequence[int]) -> list[tuple[CrystalGenerator, list[int]]]:
-        explored = [row for row, turn in enumerate(turns) if turn % self.learning.explore == 0]
-        others = [row for row, turn in enumerate(turns) if turn % self.learning.explore]
-        parts: list[tuple[CrystalGenerator, list[int]]] = [(self.start, explored)] if explored else []
-        if others:
-            parts.append((copy.deepcopy(self._model), others))
-        return parts
+        rows: list[list[int]] = [[], [], []]
+        for row, turn in enumerate(turns):
+            rows[min(turn % self.learning.period, 2)].append(row)
+        restarts = Restarts(self.start, self.replay.kept, self.learning.temperature)
+        # A copy, as what is learned later may not change what makes a round.
+        makers: tuple[CrystalGenerator, ...] = (self.start, restarts, copy.deepcopy(self._model))
+        return [(maker, of) for maker, of in zip(makers, rows, strict=True) if of]
 
     def take(self, crystals: CrystalBatch, energy: Tensor) -> None:
         self.replay.add([Best(crystals.to("cpu", torch.float32), -energy.double())])

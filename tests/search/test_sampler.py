@@ -16,11 +16,12 @@ from omatg_ray.rl.flow_matching import matching_loss
 from omatg_ray.rl.replay import Best
 from omatg_ray.rl.settings import FieldWeights
 from omatg_ray.search.random_crystals import RandomCrystals
+from omatg_ray.search.restarts import Restarts
 from omatg_ray.search.sampler import FixedSampler, Learning, LearningSampler, RandomSampler
 from tests.small import NOISE, SIZE, rock_salt, small_network
 
 NACL = [11, 17]
-LEARNING = Learning(updates=3, lr=1e-2, crystals=4, explore=3)
+LEARNING = Learning(updates=3, lr=1e-2, crystals=4, period=4)
 
 
 def small_model(acts_from: float = 0.0, reinforced: bool = False) -> FlowModel:
@@ -110,20 +111,22 @@ def test_it_learns_the_flow_to_what_was_lowest() -> None:
     assert after["replay_pos"] < before["replay_pos"]
 
 
-def test_one_sample_in_so_many_explores() -> None:
+def test_some_samples_explore_and_some_restart() -> None:
     start = small_model()
     one = sampler(start)
     learn(one, known(), torch.tensor([-1.0, -1.0]))
-    (given, explored), (now, others) = one.models([0, 1, 2, 3, 4, 5, 7])
-    assert given is start and explored == [0, 3] and others == [1, 2, 4, 5, 6]
+    (given, explored), (restarts, restarted), (now, others) = one.models([0, 1, 2, 3, 4, 5, 7])
+    assert given is start and explored == [0, 4] and restarted == [1, 5] and others == [2, 3, 6]
+    assert isinstance(restarts, Restarts) and isinstance(now, FlowModel)
     assert torch.equal(weights(now.base_network), weights(one.model.base_network))
-    assert [rows for _, rows in one.models([1, 2])] == [[0, 1]] and [rows for _, rows in one.models([0])] == [[0]]
+    assert [rows for _, rows in one.models([3, 2])] == [[0, 1]] and [rows for _, rows in one.models([0])] == [[0]]
 
 
 def test_what_makes_a_round_does_not_change_while_it_is_worked_on() -> None:
     one = sampler(small_model())
     learn(one, known(), torch.tensor([-1.0, -1.0]))
-    ((now, _),) = one.models([1])
+    ((now, _),) = one.models([2])
+    assert isinstance(now, FlowModel)
     before = weights(now.base_network)
     learn(one, known(), torch.tensor([-1.0, -1.0]))
     assert torch.equal(before, weights(now.base_network))

@@ -23,8 +23,9 @@ the lowest ones, and go on until nothing better comes or the budget ends.
   omatg-ray search bundled --formula TiO2 --method sample        # the model as it is, to compare with
 
 --method reinforce matches the flow of the network that acts first, where the polymorph is decided, to the lowest
-crystals found of each cell; one sample in four stays with the model as it was given. Formulas share one sampler. With
---second-potential it learns from the mean of both energies, so that a hole of one does not lead it.
+crystals found of each cell. Of four samples, one is of the model as it was given, one restarts from a low crystal
+that is noised, two are of what has learned. Formulas share one sampler. With --second-potential it learns from the mean
+of both energies, so that a hole of one does not lead it.
 
 --ray rollout.workers=1,reward.workers=7 spreads samples over actors; any number of them finds the same.
 
