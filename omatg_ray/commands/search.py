@@ -22,7 +22,7 @@ from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import UNGUIDED
 from omatg_ray.run.atomic import replace_folder
 from omatg_ray.run.interrupt import StopRequest
-from omatg_ray.run.location import BUNDLED
+from omatg_ray.run.location import BUNDLED, Location
 from omatg_ray.run.progress import Progress
 from omatg_ray.search.archive import Distinct
 from omatg_ray.search.convergence import Convergence, suspected_hole
@@ -44,7 +44,7 @@ STATE: Final = "state"
 """Folder of a search that holds what it continues from."""
 SAMPLER: Final = "sampler"
 """Folder of the model that it learned."""
-FORMAT: Final = "omatg_ray.search.2"
+FORMAT: Final = "omatg_ray.search.3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class SearchOptions(SamplingOptions):
     patience: int = 128
     within: float = 0.2
     second_potential: str | None = None
-    phases: Path | None = None
+    phases: Location | None = None
     symprec: float = SYMPREC
     folder: Path | None = None
     resume: bool = False
@@ -138,6 +138,7 @@ def run_search(options: SearchOptions, progress: bool = False) -> Search:
         for _ in found:
             if stop.requested:
                 break
+    found.learn()
     if options.folder is not None and options.method != "random":
         with replace_folder(options.folder / SAMPLER) as folder:
             found.model.save(folder)
@@ -145,7 +146,9 @@ def run_search(options: SearchOptions, progress: bool = False) -> Search:
 
 
 class Search:
-    """A search that goes on while one iterates over it.
+    """A search that goes on while one iterates over it, and continues where it was when one iterates again.
+
+    Actors, if there are any, end with the iteration: at its end, by `break`, or by `close()` of the iterator.
 
     Args:
         options: The search.
@@ -171,7 +174,6 @@ class Search:
         self.judges = Judges.load(options.potential, options.second_potential, elements, device)
         energy = self.judges.first
         assert energy is not None, "a search needs a potential"
-        self._phases = None if options.phases is None else Phases.load(options.phases, energy, options.relax, elements)
         self.trained = trained_on(models, [energy, self.judges.second])
         warn_outside(models, self.trained, species, "cells")
         self._recovery = recovery_of(start, options.model, map(len, species)) if models else ""
@@ -184,11 +186,21 @@ class Search:
             if options.folder is None:
                 raise ConfigError("resume: name the folder of the search to go on with")
             load_state(Path(options.folder) / STATE, self._loop, self._identity())
+        self._phases = None if options.phases is None else Phases.load(options.phases, energy, elements, progress)
+        self._running = False
 
     @property
     def model(self) -> FlowModel:
-        """Return the sampler as it is now."""
+        """Return the sampler as it is now; it learns from a round when the next one begins, or by `learn`."""
         return self._sampler.model
+
+    def learn(self) -> None:
+        """Let the sampler learn from the last round, unless it has; the state in the folder stays as it is.
+
+        Raises:
+            TrainingError: The loss of an update is not finite.
+        """
+        self._loop.learn()
 
     @property
     def courses(self) -> Mapping[str, Course]:
@@ -202,14 +214,25 @@ class Search:
             TrainingError: The loss of an update is not finite.
             DiskError: The state cannot be written.
             ClusterError: There is no Ray cluster, it has no room, or nothing is left of it.
+            ConfigError: Another iteration has not ended.
         """
-        begin, options = time.monotonic(), self.options
+        if self._running:
+            raise ConfigError("this search is iterated over already; close that iterator first")
+        self._running = True
+        try:
+            yield from self._rounds()
+        finally:
+            self._running = False
+
+    def _rounds(self) -> Iterator[Mapping[str, Course]]:
+        options = self.options
         samples = sum(course.samples for course in self.courses.values())
         alone = replace(options, workers=0)  # nothing is matched before the end
         with (
             evaluation_backend(alone, self._sampler.start, self.judges.first, self.progress) as backend,
             Progress(None, "search, samples", samples, shown=self.progress) as bar,
         ):
+            begin = time.monotonic()
             rounds = self._loop.run(backend.evaluate, options.patience, options.evaluations)
             while options.minutes is None or time.monotonic() - begin <= 60.0 * options.minutes:
                 if next(rounds, None) is None:
@@ -229,6 +252,8 @@ class Search:
             DataError: Nothing was found yet.
         """
         options = self.options
+        if not any(course.samples for course in self.courses.values()):
+            raise DataError("the search has done no round yet; give it more minutes, or iterate over it")
         if not len(self._loop.archive):
             raise DataError("the search found no valid crystal yet; give it more samples, more steps or another model")
         every = self._loop.archive.all
@@ -320,12 +345,12 @@ class Search:
             "formulas": list(options.formulas),
             "z": list(options.z),
             "method": options.method,
-            "model": self._fingerprint,
+            **({} if options.method == "random" else {"model": self._fingerprint, "sampling": repr(options.sampling)}),
             "potential": None if self.judges.first is None else self.judges.first.potential.fingerprint,
-            "sampling": repr(options.sampling),
             "relax": options.relax,
             "batch": options.batch,
             "block": options.block,
+            "chunk_pairs": options.chunk_pairs,
             "second_potential": None if self.judges.second is None else self.judges.second.potential.fingerprint,
             "seed": options.seed,
         }
@@ -360,9 +385,11 @@ def _refuse_unusable(options: SearchOptions) -> None:
         raise ConfigError("formulas: name at least one")
     if not isinstance(options.z, tuple) or not options.z:
         raise ConfigError(f"z: {options.z!r} is no tuple of formula units; write (1, 2)")
-    for name, least in (("batch", 1), ("patience", 1), ("relax", 0), ("within", 0)):
+    for name, least in (("batch", 1), ("block", 1), ("patience", 1), ("relax", 0), ("within", 0)):
         if getattr(options, name) < least:
             raise ConfigError(f"{name}: {getattr(options, name)} is too small; give {least} or more")
+    if options.minutes is not None and options.minutes <= 0:
+        raise ConfigError(f"minutes: {options.minutes} is no time; give more than 0")
     folder = options.folder
     if folder is not None and not options.resume and (Path(folder) / STATE).exists():
         raise ConfigError(f"folder: there is a search in {folder}; set resume to go on, or name another folder")

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import combinations, islice, product
+from itertools import combinations, islice, pairwise, product
 
 from pymatgen.core import Element
 
@@ -71,26 +71,32 @@ def _formulas(systems: Sequence[tuple[str, ...]], atoms: int, rng: random.Random
 
 def _of_system(symbols: tuple[str, ...], atoms: int, rng: random.Random) -> Iterator[dict[str, int]]:
     """Yield the formulas of a chemical system in random order."""
-    allowed = formulas_of(symbols, atoms)
+    allowed = formulas_of(symbols, atoms, MOST_UNITS)
     rng.shuffle(allowed)
     yield from allowed
 
 
-def formulas_of(symbols: Sequence[str], atoms: int) -> list[dict[str, int]]:
-    """Return all formulas that hold each of these elements, up to `MOST_UNITS` times, as `random_formulas` takes them.
+def formulas_of(symbols: Sequence[str], atoms: int, most: int | None = None) -> list[dict[str, int]]:
+    """Return all reduced formulas that hold each of these elements and are neutral, or of metals alone.
 
     Args:
         symbols: Different elements.
         atoms: Most atoms of a formula.
+        most: Most atoms of an element; None: any number.
 
     Returns:
         Atoms by symbol.
     """
     metallic = is_metallic(symbols)
+    # Where to cut a row of atoms gives how many there are of each element.
+    rows = combinations(range(1, atoms + 1), len(symbols))
+    every = ([end - start for start, end in pairwise((0, *cuts))] for cuts in rows)
     return [
         dict(zip(symbols, counts, strict=True))
-        for counts in product(range(1, MOST_UNITS + 1), repeat=len(symbols))
-        if sum(counts) <= atoms and math.gcd(*counts) == 1 and (metallic or is_neutral(symbols, counts))
+        for counts in every
+        if (most is None or max(counts) <= most)
+        and math.gcd(*counts) == 1
+        and (metallic or is_neutral(symbols, counts))
     ]
 
 

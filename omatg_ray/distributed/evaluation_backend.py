@@ -41,30 +41,39 @@ class RayEvaluationBackend:
     def measure(self, model: CrystalGenerator, blocks: Sequence[Block]) -> Iterator[Measured]:
         published = ObjectHandle(ray.put(model))
         measured: dict[int, Measured] = {}
-
-        def generate(index: int) -> None:
-            block = replace(blocks[index], comparisons=None)
-            then = partial(assess, index)
-            self._rollout.submit(Request(f"block {index}", "generate", (block, published), then, kept=1))
-
-        def assess(index: int, generation: Spent, crystals: ObjectRef[Any]) -> None:
-            def done(found: Assessed) -> None:
-                try:
-                    measured[index] = Measured(fetch(crystals, "a rollout actor"), generation, found)
-                except OutputLost:
-                    generate(index)
-
-            def give_up(_: str) -> None:
-                generated: CrystalBatch = fetch(crystals, "a rollout actor")
-                measured[index] = Measured(generated, generation, self._fail(generated, blocks[index]))
-
-            arguments = (crystals, blocks[index].comparisons, self._rewarded, blocks[index].relax)
-            lost = partial(generate, index)
-            self._reward.submit(Request(f"block {index}", "assess", arguments, done, lost=lost, given_up=give_up))
-
-        for index in range(len(blocks)):
-            generate(index)
+        for index, block in enumerate(blocks):
+            self._generate(published, measured, index, block)
         return self._in_order(measured, len(blocks))
+
+    def _generate(self, published: ObjectHandle, measured: dict[int, Measured], index: int, block: Block) -> None:
+        # Functions that called each other here would keep the model in the object store until a garbage collection.
+        then = partial(self._assess, published, measured, index, block)
+        arguments = (replace(block, comparisons=None), published)
+        self._rollout.submit(Request(f"block {index}", "generate", arguments, then, kept=1))
+
+    def _assess(
+        self,
+        published: ObjectHandle,
+        measured: dict[int, Measured],
+        index: int,
+        block: Block,
+        generation: Spent,
+        crystals: ObjectRef[Any],
+    ) -> None:
+        again = partial(self._generate, published, measured, index, block)
+
+        def done(found: Assessed) -> None:
+            try:
+                measured[index] = Measured(fetch(crystals, "a rollout actor"), generation, found)
+            except OutputLost:
+                again()
+
+        def give_up(_: str) -> None:
+            generated: CrystalBatch = fetch(crystals, "a rollout actor")
+            measured[index] = Measured(generated, generation, self._fail(generated, block))
+
+        arguments = (crystals, block.comparisons, self._rewarded, block.relax)
+        self._reward.submit(Request(f"block {index}", "assess", arguments, done, lost=again, given_up=give_up))
 
     def _in_order(self, measured: dict[int, Measured], count: int) -> Iterator[Measured]:
         for following in range(count):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,8 @@ SAME = 0.02
 """Two crystals of a composition count as one below this distance of their radial distribution functions."""
 
 
+TENSORS = ("species", "pos", "cell", "n_atoms")
+"""Tensors of a batch of crystals."""
 Cell = tuple[int, ...]
 """Atomic numbers of a cell, ascending."""
 
@@ -233,9 +235,7 @@ class Replay:
         """Return what is kept, as tensors."""
         if not self._kept:
             return {}
-        crystals = CrystalBatch.cat(self._kept[key].crystals for key in self._kept)
-        state = {name: getattr(crystals, name) for name in ("species", "pos", "cell", "n_atoms")}
-        state["reward"] = torch.cat([best.reward for best in self._kept.values()])
+        state = as_tensors(list(self._kept.values()))
         if self._offset:
             offset = [[self._offset.get(key, 0.0)] * len(best.reward) for key, best in self._kept.items()]
             state["offset"] = torch.tensor([value for values in offset for value in values], dtype=torch.float64)
@@ -246,12 +246,24 @@ class Replay:
         self._kept, self._fingerprints, self._offset = {}, {}, {}
         if not state:
             return
-        crystals = CrystalBatch(*(state[name] for name in ("species", "pos", "cell", "n_atoms")))
-        for key, best in _by_cell([Best(crystals, state["reward"])]).items():
+        kept = from_tensors(state)
+        for key, best in _by_cell([kept]).items():
             self._merge(key, best)
         if "offset" in state:
-            keys = map(_cell, crystals.atomic_numbers)
+            keys = map(_cell, kept.crystals.atomic_numbers)
             self._offset = dict(zip(keys, state["offset"].tolist(), strict=True))
+
+
+def as_tensors(found: Sequence[Best]) -> dict[str, Tensor]:
+    """Return crystals (at least one batch) and their rewards as tensors, in order."""
+    crystals = CrystalBatch.cat(best.crystals for best in found)
+    state = {name: getattr(crystals, name) for name in TENSORS}
+    return state | {"reward": torch.cat([best.reward for best in found])}
+
+
+def from_tensors(state: Mapping[str, Tensor]) -> Best:
+    """Return what `as_tensors` was given, as one."""
+    return Best(CrystalBatch(*(state[name] for name in TENSORS)), state["reward"])
 
 
 def _cell(numbers: Iterable[int]) -> Cell:

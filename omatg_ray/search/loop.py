@@ -1,8 +1,8 @@
 """The rounds of a search: sample, relax, keep what differs, learn.
 
-Formulas work in two shifts that share a sampler: it learns from a round of one shift while actors work on a round of
-the other. Which version of the sampler makes which round is fixed by their order alone, so that any number of actors,
-and a search that goes on from a saved state, find the same.
+Formulas that share a sampler work in two shifts: it learns from a round of one while actors work on a round of the
+other. Which version of the sampler makes which round is fixed by their order alone, so that any number of actors, and
+a search that goes on from a saved state, find the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -31,6 +31,8 @@ WITH_GRADIENT = 3
 """What an energy with its gradients counts as, in evaluations of an energy."""
 BLOCK = 8
 """Crystals generated and relaxed together, by one actor if there are several."""
+SHIFTS = 2
+"""Rounds that are worked on at the same time."""
 ASKED = 8
 """Crystals of a cell, the lowest new ones of a round, about which a second potential is asked."""
 
@@ -43,8 +45,8 @@ class Course:
         cells: Atomic numbers of its cells, one for each z.
         samples: Samples so far.
         invalid: Those that were no valid crystal, or that the potential could not relax.
-        evaluations: Energies computed so far; one with gradients counts three.
-        seconds: Spent on it so far.
+        evaluations: Energies of the first potential computed so far; one with gradients counts three.
+        seconds: Spent on it so far, without what the caller does between rounds.
         best: Lowest energy, in eV/atom; infinite before there is one.
         at: Sample, from 1, that last lowered it by `BETTER`.
         history: After each of its rounds: samples, evaluations, seconds, best.
@@ -125,7 +127,12 @@ class SearchLoop:
         formulas: Atomic numbers of the cells of each formula.
         sampler: Makes crystals.
         work: How it makes them, and how they are relaxed.
-        second: Another potential; what is learned is then the mean of both energies, so that holes of one do not lead.
+        second: Another potential: the sampler learns from its energies, so that holes of the first do not lead.
+        shifts: Rounds that are worked on at the same time.
+
+    Attributes:
+        plans: Rounds that are being worked on, the next to end first.
+        unlearned: Whether the sampler has not learned yet from the last round.
     """
 
     def __init__(
@@ -134,16 +141,13 @@ class SearchLoop:
         sampler: FixedSampler,
         work: Work,
         second: MatGLEnergy | None = None,
+        shifts: int = SHIFTS,
     ) -> None:
         self.courses = {formula: Course(cells) for formula, cells in formulas.items()}
-        self.sampler, self.work, self._second = sampler, work, second
+        self.sampler, self.work, self._second, self._shifts = sampler, work, second, shifts
         self.archive = Archive()
-        names = list(self.courses)
-        self._shifts = [names[0::2], names[1::2]] if len(names) > 1 else [names]
-        self.turn = 0
-        """Rounds planned so far, those without samples among them."""
         self.plans: list[Plan] = []
-        """Rounds that are being worked on."""
+        self.unlearned = False
 
     @property
     def evaluations(self) -> int:
@@ -163,43 +167,62 @@ class SearchLoop:
             DataError: The network does not know an element.
             TrainingError: The loss of an update is not finite.
         """
-        plan = self._planner(patience, evaluations)
-        since, idle = time.perf_counter(), 0
-        learns = self.turn > 0
-        while len(self.plans) < len(self._shifts) - 1:
-            self.plans.append(plan())
-        rounds = deque(self._begin(backend, each) for each in self.plans)
-        while idle < len(self._shifts):
-            if learns:
-                self.sampler.learn()
-            self.plans.append(plan())
-            rounds.append(self._begin(backend, self.plans[-1]))
-            idle = 0 if any(self.plans) else idle + 1
-            done, finished = self.plans.pop(0), rounds.popleft()
-            if learns := bool(done):
-                relaxed = self._collect(finished)
-                now = time.perf_counter()
-                self._note(done, relaxed, now - since)
-                since = now
+        since = time.perf_counter()
+        restored, self.plans = self.plans, []
+        for plan in restored:
+            self.plans.append(plan[: self._room(evaluations)])
+        rounds = deque(self._begin(backend, plan) for plan in self.plans)
+        while True:
+            self.learn()
+            while len(rounds) < self._shifts:
+                plan = self._plan(patience, evaluations)
+                rounds.append(self._begin(backend, plan))
+                self.plans.append(plan)
+            if not any(self.plans):
+                return
+            if self.plans[0]:
+                relaxed = self._collect(rounds[0])
+                self._note(self.plans[0], relaxed, time.perf_counter() - since)
+            done = self.plans.pop(0)
+            rounds.popleft()
+            if done:
+                self.unlearned = True
                 yield self.courses
+                since = time.perf_counter()
 
-    def _planner(self, patience: int, evaluations: int | None) -> Callable[[], Plan]:
-        """Return what plans the next round: of a shift, the formulas for which something better came lately."""
+    def learn(self) -> None:
+        """Let the sampler learn from the last round, unless it has.
 
-        def plan() -> Plan:
-            shift = self._shifts[self.turn % len(self._shifts)]
-            self.turn += 1
-            courses = {name: self.courses[name] for name in shift}
-            names = [name for name, course in courses.items() if course.samples - course.at < patience]
-            room = None
-            if evaluations is not None:
-                coming = sum(map(len, self.plans))
-                room = max(0, (evaluations - self.evaluations) // self.work.most_for_one - coming)
-            # Formulas take turns, so that a small budget is shared.
-            turns = range(self.work.batch)
-            return [(name, courses[name].samples + turn) for turn in turns for name in names][:room]
+        Raises:
+            TrainingError: The loss of an update is not finite.
+        """
+        if self.unlearned:
+            self.sampler.learn()
+            self.unlearned = False
 
-        return plan
+    def _room(self, evaluations: int | None) -> int | None:
+        """Return for how many samples there is room beside those that are worked on; None: for any number."""
+        if evaluations is None:
+            return None
+        coming = sum(map(len, self.plans))
+        return max(0, (evaluations - self.evaluations) // self.work.most_for_one - coming)
+
+    def _plan(self, patience: int, evaluations: int | None) -> Plan:
+        """Plan a round: of formulas for which something better came lately, those that no other round has, shared out.
+
+        Formulas take turns, so that a small budget is shared.
+        """
+        busy = {formula for plan in self.plans for formula, _ in plan}
+        left = [
+            formula
+            for formula, course in self.courses.items()
+            if course.samples - course.at < patience and formula not in busy
+        ]
+        names = left[:: self._shifts - sum(map(bool, self.plans))]
+        turns = range(self.work.batch)
+        return [(name, self.courses[name].samples + turn) for turn in turns for name in names][
+            : self._room(evaluations)
+        ]
 
     def _begin(self, backend: EvaluationBackend, plan: Plan) -> _Round:
         places = {formula: place for place, formula in enumerate(self.courses)}
@@ -208,23 +231,24 @@ class SearchLoop:
         kinds = [number % len(of) for (_, number), of in zip(plan, cells, strict=True)]
         # Identities do not depend on which formulas are still searched.
         indices = [number * len(places) + places[formula] for formula, number in plan]
-        order, streams = [], []
+
+        def block(rows: Sequence[int]) -> Block:
+            return Block(
+                species=[list(cells[row][kinds[row]]) for row in rows],
+                indices=[indices[row] for row in rows],
+                sampling=self.work.sampling,
+                seed=self.sampler.seed,
+                chunk_pairs=self.work.chunk_pairs,
+                relax=self.work.relax,
+                turns=[turns[row] for row in rows],
+            )
+
+        order, streams, size = [], [], self.work.block
         for model, of_model in self.sampler.models(turns):
             # Blocks of cells that are alike.
             rows = sorted(of_model, key=lambda row: (places[plan[row][0]], kinds[row], turns[row]))
-            blocks = [
-                Block(
-                    species=[list(cells[row][kinds[row]]) for row in part],
-                    indices=[indices[row] for row in part],
-                    sampling=self.work.sampling,
-                    seed=self.sampler.seed,
-                    chunk_pairs=self.work.chunk_pairs,
-                    relax=self.work.relax,
-                    turns=[turns[row] for row in part],
-                )
-                for part in (rows[start : start + self.work.block] for start in range(0, len(rows), self.work.block))
-            ]
-            streams.append(backend.measure(model, blocks))
+            parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+            streams.append(backend.measure(model, list(map(block, parts))))
             order += rows
         return _Round(order, streams)
 
@@ -273,14 +297,13 @@ class SearchLoop:
             course.history.append((course.samples, course.evaluations, course.seconds, course.best))
 
     def _judged(self, crystals: CrystalBatch, energy: Tensor) -> tuple[CrystalBatch, Tensor]:
-        """Return what is learned from, with its energies: with a second potential the lowest of each cell, by both."""
+        """Return what is learned from, with its energies: with a second potential the lowest of each cell, by that."""
         if self._second is None or not len(crystals):
             return crystals, energy
         taken: dict[tuple[int, ...], list[int]] = {}
         for row in energy.argsort().tolist():
             taken.setdefault(tuple(sorted(crystals.atomic_numbers[row])), []).append(row)
-        rows = sorted(row for of in taken.values() for row in of[:ASKED])
-        asked = crystals.select(rows)
-        both = (energy[rows] + self._second(asked).values["energy_per_atom"].to("cpu")) / 2
-        agreed = both.isfinite().nonzero().squeeze(1)
-        return asked.select(agreed), both[agreed]
+        asked = crystals.select(sorted(row for of in taken.values() for row in of[:ASKED]))
+        judged = self._second(asked).values["energy_per_atom"].to("cpu")
+        known = judged.isfinite().nonzero().squeeze(1)
+        return asked.select(known), judged[known]

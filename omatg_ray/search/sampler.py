@@ -21,7 +21,7 @@ from omatg_ray.policy.drift import annealed_velocity
 from omatg_ray.policy.policy import Policy
 from omatg_ray.policy.settings import NoiseSettings
 from omatg_ray.rl.learner import Learner
-from omatg_ray.rl.replay import Best, Replay
+from omatg_ray.rl.replay import Best, Replay, as_tensors, from_tensors
 from omatg_ray.rl.settings import REPLAY, FieldWeights, LearnerSettings, ObjectiveSettings, ReplaySettings
 from omatg_ray.run.optimizer_state import flatten_optimizer, restore_optimizer
 from omatg_ray.search.random_crystals import RandomCrystals
@@ -81,7 +81,7 @@ class FixedSampler:
         """Take note of relaxed crystals, and of their energies (B,) in eV/atom."""
 
     def learn(self) -> None:
-        """Learn from what was taken; this one does not.
+        """Learn from what was taken, if this sampler learns.
 
         Raises:
             TrainingError: The loss of an update is not finite.
@@ -148,6 +148,7 @@ class LearningSampler(FixedSampler):
             policy, ObjectiveSettings(replay=replay), LearnerSettings(epochs=learning.updates, lr=learning.lr)
         )
         self.rounds = 0
+        self._taken: list[Best] = []
 
     @property
     def model(self) -> FlowModel:
@@ -163,9 +164,12 @@ class LearningSampler(FixedSampler):
         return [(maker, of) for maker, of in zip(makers, rows, strict=True) if of]
 
     def take(self, crystals: CrystalBatch, energy: Tensor) -> None:
-        self.replay.add([Best(crystals.to("cpu", torch.float32), -energy.double())])
+        # Restarts of a round that is being worked on do not know it yet, also if that round is begun again on resume.
+        self._taken.append(Best(crystals.to("cpu", torch.float32), -energy.double()))
 
     def learn(self) -> None:
+        self.replay.add(self._taken)
+        self._taken = []
         if not len(self.replay):
             return
         turns = range(self.rounds * self.learning.updates, (self.rounds + 1) * self.learning.updates)
@@ -180,11 +184,14 @@ class LearningSampler(FixedSampler):
             "replay": self.replay.state_dict(),
             "optimizer": flatten_optimizer(self.learner.optimizer),
         }
+        if self._taken:
+            parts["taken"] = as_tensors(self._taken)
         state = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
         return state | {"rounds": torch.tensor(self.rounds)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        parts: dict[str, dict[str, Tensor]] = {"base": {}, "learned": {}, "replay": {}, "optimizer": {}}
+        names = ("base", "learned", "replay", "optimizer", "taken")
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
         for key, value in state.items():
             part, _, name = key.partition("/")
             if name:
@@ -195,5 +202,6 @@ class LearningSampler(FixedSampler):
         except RuntimeError as error:
             raise ModelError(f"the state of the search belongs to another network: {error}") from error
         self.replay.load_state_dict(parts["replay"])
+        self._taken = [from_tensors(parts["taken"])] if parts["taken"] else []
         restore_optimizer(self.learner.optimizer, parts["optimizer"])
         self.rounds = int(state["rounds"])

@@ -32,7 +32,7 @@ def save_state(folder: Path, loop: SearchLoop, identity: Mapping[str, Any]) -> N
         DiskError: It cannot be written.
     """
     courses = {name: _as_json(course) for name, course in loop.courses.items()}
-    words = {"search": identity, "courses": courses, "turn": loop.turn, "plans": loop.plans}
+    words = {"search": identity, "courses": courses, "plans": loop.plans, "unlearned": loop.unlearned}
     text = json.dumps(words, allow_nan=False)
     tensors = {f"archive/{name}": value for name, value in loop.archive.state_dict().items()}
     tensors |= {f"sampler/{name}": value for name, value in loop.sampler.state_dict().items()}
@@ -58,13 +58,15 @@ def load_state(folder: Path, loop: SearchLoop, identity: Mapping[str, Any]) -> N
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"--resume: the state in {folder} cannot be read: {error}") from error
     before = kept["search"]
+    if before.get("format") != identity["format"]:
+        raise ConfigError(f"--resume: the search in {folder.parent} was written by another version; begin it anew")
     changed = [key for key in identity if identity[key] != before.get(key)]
     if changed:
         said = "; ".join(f"{key}: {before.get(key)} before, {identity[key]} now" for key in changed)
         raise ConfigError(f"--resume: the search in {folder.parent} is another one ({said}); give the same options")
     for name, values in kept["courses"].items():
         _restore(loop.courses[name], values)
-    loop.turn = kept["turn"]
+    loop.unlearned = kept["unlearned"]
     loop.plans = [[(name, number) for name, number in plan] for plan in kept["plans"]]
     parts: dict[str, dict[str, Any]] = {"archive": {}, "sampler": {}}
     for key, value in tensors.items():

@@ -33,7 +33,7 @@ from omatg_ray.evaluate.backend import Assessed, Block, Relaxation, Spent
 from omatg_ray.model.flow_model import FlowModel
 from omatg_ray.model.sampling import Sampling
 from omatg_ray.run.versions import software
-from omatg_ray.search.loop import SearchLoop, Work
+from omatg_ray.search.loop import BLOCK, SearchLoop, Work
 from omatg_ray.search.sampler import FixedSampler
 from omatg_ray.seeding import generator
 
@@ -104,9 +104,8 @@ def measure(
         for role, pool in pools.items():
             pool.wait_for(actors[role])
         cells = {f"Na{n + 1}Cl": [[11] * (n % 20 + 1) + [17]] for n in range(formulas)}
-        search = SearchLoop(cells, WaitingSampler(waits.learn), Work(Sampling(10), relax=100, batch=batch))
-        if shifts == 1:
-            search._shifts = [list(cells)]
+        work = Work(Sampling(10), relax=100, batch=batch)
+        search = SearchLoop(cells, WaitingSampler(waits.learn), work, shifts=shifts)
         turns = search.run(RayEvaluationBackend(ActorSet(loop, pools, None, {}), None))
         next(turns)  # the first round has nothing to learn from
         pools["reward"].take_busy()
@@ -137,7 +136,7 @@ def main() -> None:
     waits = Waits(arguments.generate, arguments.relax, arguments.learn)
     actors = {"rollout": arguments.rollouts, "reward": arguments.rewards}
     cores = -(-sum(actors.values()) // NODES)
-    ideal = arguments.formulas * arguments.batch / 8 * waits.relax / arguments.rewards
+    ideal = arguments.formulas * -(-arguments.batch // BLOCK) * waits.relax / arguments.rewards
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cores})
     try:
         for _ in range(NODES - 1):

@@ -10,7 +10,7 @@ import torch
 from pymatgen.core import Lattice, Structure
 
 import omatg_ray as og
-from omatg_ray.commands.search import Search, SearchOptions, search
+from omatg_ray.commands.search import Search, SearchOptions, run_search, search
 from omatg_ray.crystal.read import read_dataset
 from omatg_ray.crystal.write import write_structures
 from omatg_ray.errors import ConfigError, DataError
@@ -127,6 +127,10 @@ def test_a_resumed_search_does_what_an_uninterrupted_one_does(
     command("search", base, *words).refuses("there are files in it", "--resume")
     kept = json.loads((tmp_path / "begun" / "state" / "search.json").read_text())
     assert kept["courses"]["NaCl"]["samples"] == 12
+    kept["search"]["format"] = "omatg_ray.search.0"
+    (tmp_path / "begun" / "state" / "search.json").write_text(json.dumps(kept))
+    with pytest.raises(ConfigError, match="written by another version"):
+        Search(options(base, workshop, folder=tmp_path / "begun", **asked, resume=True))
 
 
 def test_sampling_alone_leaves_the_model_as_it_is(base: Path, workshop: Workshop) -> None:
@@ -166,8 +170,9 @@ def test_random_crystals_need_no_model(base: Path, workshop: Workshop, command: 
     assert {row["method"] for row in found.properties} == {"random"}
     assert "model" not in found.properties[0]
     assert sum(int(row["copies"]) for row in found.properties) >= 16, "random crystals are valid"
-    again = command("search", base, *words, *WORDS, "--evaluations", 32 * ONE, "--within", 50, "--resume")
-    assert again.code == 0, again.err
+    more = ["--evaluations", 32 * ONE, "--within", 50, "--resume"]
+    again = command("search", base, *words, "--steps", 7, *WORDS[2:], *more)
+    assert again.code == 0, "the model and its grid points have no say"
 
 
 def test_formulas_are_left_one_by_one_and_time_ends_it(base: Path, workshop: Workshop) -> None:
@@ -179,10 +184,24 @@ def test_formulas_are_left_one_by_one_and_time_ends_it(base: Path, workshop: Wor
     assert [courses["NaCl"].samples for courses in short] == [], "no round begins after that"
 
 
+def test_the_sampler_that_is_kept_has_learned_from_the_last_round(
+    base: Path, workshop: Workshop, tmp_path: Path
+) -> None:
+    one = run_search(options(base, workshop, folder=tmp_path / "found", patience=1, evaluations=4 * ONE))
+    assert one.courses["NaCl"].samples == 4, "there was one round"
+    kept = FlowModel.load(tmp_path / "found" / "sampler").base_network.state_dict()
+    assert any(not torch.equal(kept[k], v) for k, v in FlowModel.load(base).base_network.state_dict().items())
+
+
 def test_python_searches_round_by_round(base: Path, workshop: Workshop) -> None:
     one = og.search("NaCl", workshop.potential, model=base, **QUICK, evaluations=8 * ONE)
-    with pytest.raises(DataError, match="no valid crystal yet"):
+    with pytest.raises(DataError, match="no round yet"):
         one.found()
+    rounds = iter(one)
+    next(rounds)
+    with pytest.raises(ConfigError, match="iterated over already"):
+        next(iter(one))
+    rounds.close()
     seen = [courses["NaCl"].samples for courses in one]
     assert seen == sorted(seen) and seen[-1] >= 8
     found = one.found()
@@ -194,6 +213,8 @@ def test_python_searches_round_by_round(base: Path, workshop: Workshop) -> None:
         ({"z": 2}, "z: 2"),
         ({"batch": 0}, "batch: 0"),
         ({"within": -1.0}, "within: -1.0"),
+        ({"block": 0}, "block: 0"),
+        ({"minutes": -1.0}, "minutes: -1.0"),
     ):
         with pytest.raises(ConfigError, match=said):
             search("NaCl", workshop.potential, **{"model": base, **QUICK, **wrong})

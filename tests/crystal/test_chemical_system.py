@@ -24,6 +24,7 @@ def test_without_them_all_neutral_formulas_come_small_ones_first() -> None:
         counts = parse_formula(formula)
         assert list(counts) == ["Li", "P", "S"] and math.gcd(*counts.values()) == 1
         assert Composition(formula).oxi_state_guesses(all_oxi_states=True), formula
+    assert "Ca3Ti2O7" in system_formulas("Ca-Ti-O") and "K2Cr2O7" in system_formulas("K-Cr-O")
     assert "CuZn" in system_formulas("Cu-Zn"), "of metals all"
     assert system_formulas("Si") == ["Si"]
 

@@ -145,6 +145,21 @@ def test_a_restored_sampler_goes_on_as_the_other() -> None:
         second.load_state_dict(broken)
 
 
+def test_what_it_has_not_learned_from_yet_is_restored_too() -> None:
+    """A round that is begun again knows of restarts what it knew before; then both learn the same."""
+    first, second = sampler(small_model()), sampler(small_model())
+    learn(first, known(), torch.tensor([-1.0, -1.0]))
+    stretched = known().replace(known().pos, 2.0 * known().cell)
+    first.take(stretched, torch.tensor([-1.2, -1.3]))
+    second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+    assert second.replay.reward == first.replay.reward == pytest.approx(1.0)
+    for one in (first, second):
+        one.learn()
+        assert one.replay.reward == pytest.approx(1.3)
+    assert torch.equal(weights(first.model.base_network), weights(second.model.base_network))
+    assert "taken/pos" not in first.state_dict()
+
+
 def test_nothing_found_changes_nothing() -> None:
     one = sampler(small_model())
     before = weights(one.model.base_network)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from omatg_ray.cli.arguments import formula_arguments, number, path_or_word
 from omatg_ray.cli.output import CrystalsOutput, check_folder
@@ -24,8 +23,8 @@ the lowest ones, and go on until nothing better comes or the budget ends.
 
 --method reinforce matches the flow of the network that acts first, where the polymorph is decided, to the lowest
 crystals found of each cell. Of four samples, one is of the model as it was given, one restarts from a low crystal
-that is noised, two are of what has learned. Formulas share one sampler. With --second-potential it learns from the mean
-of both energies, so that a hole of one does not lead it.
+that is noised, two are of what has learned. Formulas share one sampler. With --second-potential it learns from the
+energies of that one, so that a hole of the first does not lead it.
 
 --ray rollout.workers=1,reward.workers=7 spreads samples over actors; any number of them finds the same.
 
@@ -92,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes",
         type=number(float, 0, above=True),
         metavar="M",
-        help="begin no round after that; counted anew by --resume (default: no limit)",
+        help="begin no round after that, counted from when actors are ready, anew by --resume (default: no limit)",
     )
     parser.add_argument(
         "--evaluations",
@@ -139,6 +138,7 @@ def run(arguments: argparse.Namespace) -> None:
     sampling = sampling_values(arguments)
     from omatg_ray.run.job_paths import find_file, find_potential
     from omatg_ray.train.early import require_models, require_potential
+    from omatg_ray.train.job import find_input
 
     require_models([sampling["model"]])
     second = find_potential(arguments.second_potential)
@@ -163,7 +163,7 @@ def run(arguments: argparse.Namespace) -> None:
         formulas=tuple(named),
         z=units,
         second_potential=second,
-        phases=None if arguments.phases is None else find_file(Path(arguments.phases), "--phases"),
+        phases=None if arguments.phases is None else find_input(arguments.phases, "--phases"),
         folder=folder,
         **{name: getattr(arguments, name) for name in names},
         **sampling,
