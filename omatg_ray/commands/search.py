@@ -174,6 +174,7 @@ class Search:
         self.judges = Judges.load(options.potential, options.second_potential, elements, device)
         energy = self.judges.first
         assert energy is not None, "a search needs a potential"
+        self._energy = energy
         self.trained = trained_on(models, [energy, self.judges.second])
         warn_outside(models, self.trained, species, "cells")
         self._recovery = recovery_of(start, options.model, map(len, species)) if models else ""
@@ -229,7 +230,7 @@ class Search:
         samples = sum(course.samples for course in self.courses.values())
         alone = replace(options, workers=0)  # nothing is matched before the end
         with (
-            evaluation_backend(alone, self._sampler.start, self.judges.first, self.progress) as backend,
+            evaluation_backend(alone, self._sampler.start, self._energy, self.progress) as backend,
             Progress(None, "search, samples", samples, shown=self.progress) as bar,
         ):
             begin = time.monotonic()
@@ -346,7 +347,7 @@ class Search:
             "z": list(options.z),
             "method": options.method,
             **({} if options.method == "random" else {"model": self._fingerprint, "sampling": repr(options.sampling)}),
-            "potential": None if self.judges.first is None else self.judges.first.potential.fingerprint,
+            "potential": self._energy.potential.fingerprint,
             "relax": options.relax,
             "batch": options.batch,
             "block": options.block,

@@ -36,6 +36,8 @@ from omatg_ray.run.progress import Progress
 from omatg_ray.search.archive import Distinct
 from omatg_ray.search.loop import SearchLoop, Work
 
+VERSION = 2
+"""Of what the options mean; a study is not continued with another one."""
 HIT = 5e-3
 """eV/atom above the lowest known polymorph."""
 CONFIRMED = 10e-3
@@ -94,7 +96,9 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     energy, model = MatGLEnergy(arguments.potential), FlowModel.load(arguments.model)
     confirm = None if arguments.confirm is None else MatGLEnergy(arguments.confirm)
-    asked = {name: value for name, value in vars(arguments).items() if name not in ("out", "seeds", "methods")}
+    asked = {"version": VERSION} | {
+        name: value for name, value in vars(arguments).items() if name not in ("out", "seeds", "methods")
+    }
     if (settings := arguments.out / "settings.json").exists():
         if json.loads(settings.read_text(encoding="utf-8")) != asked:
             parser.error(f"{arguments.out} holds a study with other options; name another folder")
@@ -127,10 +131,10 @@ def by(energy: MatGLEnergy | None, crystal: CrystalBatch) -> float | None:
     return None if energy is None else float(energy.relaxed(crystal, 0).energy / crystal.n_atoms)
 
 
-def first_hit(cell: dict[str, Any], found: Distinct, confirm: MatGLEnergy | None) -> int | None:
-    """Return the number of the sample that was the first hit, None if there is none."""
+def first_hit(cell: dict[str, Any], found: Distinct, confirm: MatGLEnergy | None, most: int) -> int | None:
+    """Return the number of the sample that was the first hit, None if there is none among the first `most`."""
     for row in found.first.argsort().tolist():
-        if found.energy[row] > cell["energy"] + HIT:
+        if found.energy[row] > cell["energy"] + HIT or found.first[row] > most:
             continue
         other = by(confirm, found.crystals.select([row]))
         if other is None or other <= cell["confirmed"] + CONFIRMED:
@@ -154,7 +158,7 @@ def searched(
     with local_backend(0, 10.0, energy) as backend:
         for _ in loop.run(backend.evaluate):
             if len(loop.archive):
-                hit = first_hit(cell, loop.archive.all, confirm)
+                hit = first_hit(cell, loop.archive.all, confirm, arguments.samples)
             if hit is not None or course.samples >= arguments.samples:
                 break
     samples = hit or course.samples

@@ -393,7 +393,7 @@ def test_large_cells_are_measured_with_every_network(
 
 
 @pytest.mark.long
-def test_a_search_waits_for_its_actors_and_hardly_they_for_it() -> None:
+def test_a_search_of_waiting_actors_takes_the_time_that_they_wait() -> None:
     words = [
         "--formulas",
         "6",

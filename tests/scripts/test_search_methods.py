@@ -21,8 +21,9 @@ def test_the_first_hit_is_the_earliest_sample_low_enough(monkeypatch: pytest.Mon
     crystals = CrystalBatch.from_structures([rock_salt(5.0 + sample) for sample in samples], torch.float64)
     archive.add(crystals, torch.tensor(energies, dtype=torch.float64), torch.ones(4, dtype=torch.bool), samples)
     cell = {"energy": -3.0, "confirmed": -3.5}
-    assert search_methods.first_hit(cell, archive.all, None) == 5
-    assert search_methods.first_hit({"energy": -3.3}, archive.all, None) is None
+    assert search_methods.first_hit(cell, archive.all, None, 64) == 5
+    assert search_methods.first_hit({"energy": -3.3}, archive.all, None, 64) is None
+    assert search_methods.first_hit(cell, archive.all, None, 4) is None, "too late"
     # Another potential takes the crystals of samples 5 and 7 for holes.
     lengths = {5.0 + 9: -3.495}
     monkeypatch.setattr(
@@ -30,8 +31,8 @@ def test_the_first_hit_is_the_earliest_sample_low_enough(monkeypatch: pytest.Mon
         "by",
         lambda _, crystal: lengths.get(round(float(crystal.cell[0].norm(dim=1).max()), 3), 0.0),
     )
-    assert search_methods.first_hit(cell, archive.all, None) == 9
-    assert search_methods.first_hit({"energy": -3.0, "confirmed": -3.6}, archive.all, None) is None
+    assert search_methods.first_hit(cell, archive.all, None, 64) == 9
+    assert search_methods.first_hit({"energy": -3.0, "confirmed": -3.6}, archive.all, None, 64) is None
 
 
 def test_a_study_is_not_repeated_and_not_mixed(
