@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,16 @@ CONFIRMED = 10e-3
 
 
 def targets(
-    dataset: CrystalDataset, atoms: tuple[int, int], limit: int, energy: MatGLEnergy, confirm: MatGLEnergy | None
+    dataset: CrystalDataset,
+    atoms: tuple[int, int],
+    limit: int,
+    only: Sequence[str],
+    energy: MatGLEnergy,
+    confirm: MatGLEnergy | None,
 ) -> list[dict[str, Any]]:
     """Return compositions all of whose several known polymorphs have cells of these sizes, spread over the file.
 
-    Each with the cell of its lowest known polymorph, and the energy of that.
+    Only some of them if they are named. Each with the cell of its lowest known polymorph, and the energy of that.
     """
     least, most = atoms
     of: dict[str, list[int]] = defaultdict(list)
@@ -58,6 +64,7 @@ def targets(
     several = [rows for rows in of.values() if len(rows) > 1]
     sizes = [len(numbers) for numbers in dataset.crystals.atomic_numbers]
     several = [rows for rows in several if all(least <= sizes[row] <= most for row in rows)]
+    several = [rows for rows in several if not only or dataset.compositions[rows[0]] in only]
     several = [
         several[index] for index in torch.linspace(0, len(several) - 1, min(limit, len(several))).long().tolist()
     ]
@@ -87,6 +94,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--atoms", nargs=2, type=int, default=[2, 28], metavar=("LEAST", "MOST"))
     parser.add_argument("--limit", type=int, default=40)
+    parser.add_argument("--only", nargs="+", default=[], metavar="FORMULA", help="only these compositions")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--relax", type=int, default=100)
@@ -107,7 +115,8 @@ def main() -> None:
     named = arguments.out / "targets.json"
     if not named.exists():
         dataset = read_dataset(arguments.crystals or bundled_crystals("test"))
-        write_json(named, targets(dataset, tuple(arguments.atoms), arguments.limit, energy, confirm))
+        atoms = (arguments.atoms[0], arguments.atoms[1])
+        write_json(named, targets(dataset, atoms, arguments.limit, arguments.only, energy, confirm))
     cells = json.loads(named.read_text(encoding="utf-8"))
     rows = []
     for place, cell in enumerate(cells):
