@@ -37,7 +37,7 @@ from omatg_ray.run.progress import Progress
 from omatg_ray.search.archive import Distinct
 from omatg_ray.search.loop import SearchLoop, Work
 
-VERSION = 2
+VERSION = 3
 """Of what the options mean; a study is not continued with another one."""
 HIT = 5e-3
 """eV/atom above the lowest known polymorph."""
@@ -163,11 +163,14 @@ def searched(
     """Search a cell until its first hit."""
     work = Work(Sampling(steps=arguments.steps), arguments.relax, arguments.batch)
     loop = SearchLoop({cell["formula"]: [cell["species"]]}, METHODS[method](model, seed), work, confirm)
-    course, begin, hit = loop.courses[cell["formula"]], time.process_time(), None
+    course, begin, hit, before = loop.courses[cell["formula"]], time.process_time(), None, 0
     with local_backend(0, 10.0, energy) as backend:
         for _ in loop.run(backend.evaluate):
             if len(loop.archive):
                 hit = first_hit(cell, loop.archive.all, confirm, arguments.samples)
+            if hit is not None and hit <= before:
+                hit = course.samples  # a sample of this round has lowered an earlier one that was no hit
+            before = course.samples
             if hit is not None or course.samples >= arguments.samples:
                 break
     samples = hit or course.samples
